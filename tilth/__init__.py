@@ -1,0 +1,1 @@
+"""tilth: raw text to a trained, evaluated language model."""

@@ -1,0 +1,87 @@
+"""Errors are sentences: what is wrong, where (full path), what would work. Each kind has its own exit code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TilthError(Exception):
+    """Base of every error a user can cause or mend.
+
+    `what` is a sentence naming the fault, `where` the full path of the place (recipe field, file, line),
+    `fix` a sentence saying what would work.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__(" ".join(part for part in (f"{where}:" if where else "", what, fix) if part))
+
+    def as_dict(self) -> dict[str, str | int]:
+        """The same error for `--json`."""
+        return {
+            "error": type(self).__name__,
+            "where": self.where,
+            "what": self.what,
+            "fix": self.fix,
+            "exit_code": self.exit_code,
+        }
+
+
+class RecipeError(TilthError):
+    """A recipe or an override does not say something tilth can do."""
+
+    exit_code = 2
+
+
+class DataError(TilthError):
+    """Input text, a shard, a tokenizer or a model file cannot be used as it is."""
+
+    exit_code = 3
+
+
+class CheckpointError(TilthError):
+    """No checkpoint fits, or one is damaged."""
+
+    exit_code = 4
+
+
+class PlanError(TilthError):
+    """The plan shows that the run cannot work; refused before the first step."""
+
+    exit_code = 5
+
+
+class RunInUse(TilthError):
+    """Another process writes in this run directory."""
+
+    exit_code = 6
+
+
+class DivergedError(TilthError):
+    """The loss is NaN or infinite; the batch is named and kept for replay."""
+
+    exit_code = 7
+
+
+class ProofFailed(TilthError):
+    """A `tilth verify` proof did not hold."""
+
+    exit_code = 8
+
+
+class Interrupted(TilthError):
+    """SIGTERM or SIGINT: a checkpoint was saved; the same command goes on from it (75 is EX_TEMPFAIL)."""
+
+    exit_code = 75
+
+
+def nearest(word: str, known: Iterable[str], limit: int = 3) -> str:
+    """A clause naming the known words nearest to `word`: "Did you mean 'layers'?", or all of them if none is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=limit, cutoff=0.5)
+    if close:
+        return "Did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
+    return "Known: " + ", ".join(known) + "." if known else ""

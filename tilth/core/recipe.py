@@ -1,0 +1,418 @@
+"""A recipe: what is trained, on what, for how long. Strict, typed, inheritable, and every value knows its origin.
+
+Reading is one pure function, `load`: read the file, follow `extends:`, apply the dotted overrides, let each stage
+inherit the fields that stand at the top, then validate. Nothing else in tilth looks at YAML.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from .config import Config, parse_yaml, read_yaml, validate
+from .errors import RecipeError
+from .hashing import content_hash
+from .technique import AREAS, config_class, names, technique
+
+Name = str
+_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+
+
+class Holdout(Config):
+    """Documents kept out of training for evaluation, chosen by the hash of their text."""
+
+    fraction: float = Field(0.02, ge=0.0, lt=1.0)
+    """Share of each source's documents that is held out."""
+    max_bytes: int = Field(2_000_000, ge=0)
+    """At most so many bytes of text are held out per source."""
+
+
+class Corpus(Config):
+    """Where the text comes from and what is done to it before it becomes tokens."""
+
+    sources: dict[Name, technique("source")] = Field(min_length=1)  # type: ignore[valid-type]
+    """Domain name -> source."""
+    curate: list[technique("curate")] = []  # type: ignore[valid-type]
+    """Steps applied in order; each judges documents and gives reasons."""
+    holdout: Holdout = Holdout()
+    on_error: Literal["quarantine", "raise"] = "quarantine"
+    """What happens to a document that cannot be read: counted and set aside, or the run stops."""
+
+    @field_validator("sources")
+    @classmethod
+    def _safe_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        import re
+
+        for name in value:
+            if not re.fullmatch(_NAME_PATTERN, name):
+                raise ValueError(f"the source name {name!r} must be letters, digits, '_', '-' or '.'")
+        return value
+
+
+class Batch(Config):
+    """How many tokens make one optimizer step, and in what pieces they are computed."""
+
+    tokens: int = Field(4096, gt=0)
+    """Tokens per optimizer step over all ranks (a multiple of `sequence`)."""
+    sequence: int = Field(256, ge=8)
+    """Tokens per sequence (the context length)."""
+    micro: int | None = Field(None, gt=0)
+    """Sequences per forward pass on one rank; None: all of the rank's share at once."""
+
+    @model_validator(mode="after")
+    def _whole_sequences(self) -> Batch:
+        if self.tokens % self.sequence:
+            near = max(self.sequence, round(self.tokens / self.sequence) * self.sequence)
+            raise ValueError(
+                f"batch.tokens ({self.tokens}) is no multiple of batch.sequence ({self.sequence}); {near} would be"
+            )
+        if self.micro is not None and self.sequences % self.micro:
+            raise ValueError(f"batch.micro ({self.micro}) does not divide the {self.sequences} sequences of a step")
+        return self
+
+    @property
+    def sequences(self) -> int:
+        """Sequences per optimizer step over all ranks."""
+        return self.tokens // self.sequence
+
+
+class Budget(Config):
+    """How long a stage lasts; exactly one of the four."""
+
+    tokens: int | None = Field(None, gt=0)
+    steps: int | None = Field(None, gt=0)
+    flops: float | None = Field(None, gt=0)
+    """Model FLOPs (6 per matrix parameter and token, plus attention)."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the source that is repeated most under the mixture."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        given = [k for k, v in self if v is not None]
+        if len(given) != 1:
+            raise ValueError(f"a budget is exactly one of tokens, steps, flops, epochs (got {given or 'none'})")
+        return self
+
+
+class Stage(Config):
+    """One stretch of training. Every field but `name` may stand at the top of the recipe and is inherited."""
+
+    name: str = Field("train", pattern=_NAME_PATTERN)
+    mixture: technique("mixture")  # type: ignore[valid-type]
+    objective: technique("objective")  # type: ignore[valid-type]
+    optim: technique("optim")  # type: ignore[valid-type]
+    schedule: technique("schedule")  # type: ignore[valid-type]
+    batch: Batch = Batch()
+    budget: Budget
+    clip: float | None = Field(1.0, gt=0)
+    """Global gradient-norm limit; null: none."""
+    max_epochs: float = Field(8.0, gt=0)
+    """A source that would be repeated more often is refused before the first step."""
+
+
+STAGE_DEFAULTS: dict[str, Any] = {
+    "mixture": {"use": "proportional"},
+    "objective": {"use": "next_token"},
+    "optim": {"use": "adamw"},
+    "schedule": {"use": "cosine"},
+}
+
+
+class Checkpoint(Config):
+    """When checkpoints are written and which are kept."""
+
+    every: int = Field(200, gt=0)
+    """Steps between checkpoints; one is also tried at step 1 and written at the end."""
+    keep: int = Field(2, ge=1)
+    """The newest so many are kept."""
+    milestones: int | None = Field(None, gt=0)
+    """Checkpoints at multiples of this step are kept for good."""
+    asynchronous: bool = True
+    """Write in a background thread from a copy; training goes on."""
+
+
+class Log(Config):
+    """The step line and the metrics file."""
+
+    every: int = Field(10, gt=0)
+    """Steps between step lines (metrics.jsonl gets every step)."""
+
+
+class Eval(Config):
+    """What is measured at the end, and while training."""
+
+    every: int | None = Field(None, gt=0)
+    """Steps between held-out evaluations while training; null: only at the end."""
+    max_tokens: int = Field(100_000, gt=0)
+    """Held-out tokens per domain used while training; the final evaluation uses all of them."""
+    tasks: list[technique("task")] = [{"use": "bits_per_byte"}]  # type: ignore[valid-type]
+    samples: list[str] = []
+    """Prompts whose continuations go into the report."""
+    sample_tokens: int = Field(96, gt=0)
+    """Tokens per continuation."""
+
+
+class Export(Config):
+    """The Hugging Face directory written at the end."""
+
+    format: Literal["auto", "llama", "mistral", "qwen2", "qwen3", "gemma2", "olmo2", "gpt2", "none"] = "auto"
+    """Architecture to write as; auto: the one these parts amount to; none: no export."""
+
+
+class Recipe(Config):
+    """A resolved recipe: `stages` is complete, each stage holds all it needs."""
+
+    name: str = Field(pattern=_NAME_PATTERN)
+    seed: int = Field(0, ge=0, lt=2**63)
+    corpus: Corpus
+    tokenizer: technique("tokenizer")  # type: ignore[valid-type]
+    model: technique("model")  # type: ignore[valid-type]
+    init: str | None = None
+    """A run or Hugging Face directory whose weights training starts from; null: random weights from `seed`."""
+    stages: list[Stage] = Field(min_length=1)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Arithmetic of the forward and backward pass; weights and optimizer state are float32 either way."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile: auto uses it where it pays (CUDA)."""
+    recompute: bool = False
+    """Activation checkpointing: recompute each block in the backward pass, less memory, about a third more compute."""
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+    eval: Eval = Eval()
+    export: Export = Export()
+    hooks: list[technique("hook")] = []  # type: ignore[valid-type]
+    """Extra listeners: trackers such as tensorboard, wandb, trackio, mlflow."""
+
+    @model_validator(mode="after")
+    def _distinct_stages(self) -> Recipe:
+        seen = [s.name for s in self.stages]
+        twice = {n for n in seen if seen.count(n) > 1}
+        if twice:
+            raise ValueError(f"two stages are named {sorted(twice)}; names must differ")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that loads back to an equal recipe."""
+        return json.loads(self.model_dump_json())
+
+    def hash(self) -> str:
+        """Content hash of everything that decides what is trained and written (16 hex digits)."""
+        return content_hash(self.to_dict())
+
+
+class Resolved(Config):
+    """A recipe with the origin of each of its values."""
+
+    recipe: Recipe
+    origins: dict[str, str]
+    """Dotted path of each value -> file, 'command line' or 'default'."""
+
+
+def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) -> Resolved:
+    """Read a recipe file, its ancestors and overrides (`{"optim.lr": 0.01}` or `["optim.lr=0.01"]`).
+
+    Raises RecipeError with the full path of the field and the nearest thing that would work.
+    """
+    path = Path(path)
+    data, origins = _inherit(path, ())
+    given = _parse_overrides(overrides)
+    for dotted, value in given.items():
+        _set(data, dotted, value)
+        origins = {p: o for p, o in origins.items() if not (p == dotted or p.startswith(dotted + "."))}
+        origins.update(dict.fromkeys(_leaves(value, dotted), "command line"))
+    return from_dict(data, where=str(path), origins=origins)
+
+
+def from_dict(data: dict[str, Any], where: str = "recipe", origins: dict[str, str] | None = None) -> Resolved:
+    """Validate plain data (as written by a user or by `Recipe.to_dict`) into a recipe."""
+    origins = origins or dict.fromkeys(_leaves(data, ""), where)
+    expanded = _expand_stages(data)
+    try:
+        recipe = validate(Recipe, expanded)
+    except RecipeError as err:
+        raise RecipeError(err.what, where=f"{where}: {_as_written(err.where, data)}", fix=err.fix) from None
+    full = {}
+    for leaf in _leaves(recipe.to_dict(), ""):
+        written = _as_written(leaf, data)
+        full[leaf] = origins.get(written) or _origin_of_ancestor(written, origins)
+    return Resolved.model_construct(recipe=recipe, origins=full)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; loading it gives an equal recipe."""
+    return yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True, width=100)
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of a recipe file as a person writes it, for editors (`tilth schema`)."""
+    base = Recipe.model_json_schema()
+    defs = base.setdefault("$defs", {})
+    for area in AREAS:
+        for name in names(area):
+            sub = config_class(area, name).model_json_schema()
+            defs.update(sub.pop("$defs", {}))
+            sub["properties"] = {"use": {"const": name}, **sub.get("properties", {})}
+            sub["required"] = ["use", *sub.get("required", [])]
+            defs[f"{area}.{name}"] = sub
+    stage = dict(defs["Stage"])
+    stage["required"] = []  # a stage inherits what it does not say
+    defs["Stage"] = stage
+    shared = {k: v for k, v in stage["properties"].items() if k != "name"}
+    base["properties"] = {"extends": {"type": "string"}, **base["properties"], **shared}
+    base["required"] = ["name", "corpus", "tokenizer", "model"]
+    _link_areas(base)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "tilth recipe", **base}
+
+
+def _link_areas(node: Any) -> None:
+    """Replace every technique slot by the union of its area's techniques."""
+    if isinstance(node, dict):
+        area = node.pop("x-tilth-area", None)
+        if area is not None:
+            node.pop("type", None)
+            refs: list[dict[str, Any]] = [{"$ref": f"#/$defs/{area}.{n}"} for n in names(area)]
+            node["anyOf"] = [*refs, {"enum": names(area)}]
+        for value in node.values():
+            _link_areas(value)
+    elif isinstance(node, list):
+        for value in node:
+            _link_areas(value)
+
+
+def _inherit(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    real = path.resolve()
+    if real in seen:
+        chain = " -> ".join(str(p) for p in [*seen, real])
+        raise RecipeError(f"`extends:` goes round in a circle: {chain}.", where=str(path))
+    data = read_yaml(path)
+    parent = data.pop("extends", None)
+    own = dict.fromkeys(_leaves(data, ""), str(path))
+    if parent is None:
+        return data, own
+    if not isinstance(parent, str):
+        raise RecipeError("`extends:` names one recipe file.", where=f"{path}: extends")
+    base, origins = _inherit(path.parent / parent, (*seen, real))
+    merged = merge(base, data)
+    kept = {p: o for p, o in origins.items() if p in set(_leaves(merged, ""))}
+    return merged, {**kept, **own}
+
+
+def merge(base: Any, over: Any) -> Any:
+    """`over` on `base`: mappings merge field by field, but one that names another `use:` replaces; lists replace."""
+    if not isinstance(base, dict) or not isinstance(over, dict):
+        return over
+    if "use" in over and over["use"] != base.get("use"):
+        return over
+    return {**base, **{k: merge(base[k], v) if k in base else v for k, v in over.items()}}
+
+
+def _parse_overrides(overrides: dict[str, Any] | list[str] | None) -> dict[str, Any]:
+    if not overrides:
+        return {}
+    if isinstance(overrides, dict):
+        return overrides
+    out: dict[str, Any] = {}
+    for item in overrides:
+        dotted, eq, text = item.partition("=")
+        if not eq or not dotted:
+            raise RecipeError(f"the override {item!r} is not of the form a.b=value.", where="command line")
+        out[dotted] = parse_yaml(text, f"override {dotted}")
+    return out
+
+
+def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
+    node: Any = data
+    *path, last = dotted.split(".")
+    for i, key in enumerate(path):
+        here = ".".join(path[: i + 1])
+        if isinstance(node, list):
+            node = node[_index(node, key, here)]
+        else:
+            if isinstance(node.get(key), str) and key != "name":  # `optim: muon` opens up to {use: muon}
+                node[key] = {"use": node[key]}
+            node = node.setdefault(key, {})
+        if not isinstance(node, (dict, list)):
+            raise RecipeError(f"'{here}' is a value, not a mapping.", where=f"override {dotted}")
+    if isinstance(node, list):
+        node[_index(node, last, dotted)] = value
+    else:
+        node[last] = merge(node.get(last), value) if isinstance(value, dict) else value
+
+
+def _index(node: list[Any], key: str, where: str) -> int:
+    for i, item in enumerate(node):  # a stage can be named: stages.pretrain.optim.lr
+        if isinstance(item, dict) and item.get("name") == key:
+            return i
+    if key.isdigit() and int(key) < len(node):
+        return int(key)
+    raise RecipeError(f"'{key}' is no item of a list of {len(node)}.", where=f"override {where}")
+
+
+def _shared_fields() -> list[str]:
+    return [f for f in Stage.model_fields if f != "name"]
+
+
+def _expand_stages(data: dict[str, Any]) -> dict[str, Any]:
+    """Let every stage inherit the stage fields written at the top."""
+    data = dict(data)
+    shared = merge(STAGE_DEFAULTS, {k: data.pop(k) for k in _shared_fields() if k in data})
+    shared = {k: {"use": v} if isinstance(v, str) and k in STAGE_DEFAULTS else v for k, v in shared.items()}
+    stages = data.get("stages", [{"name": "train"}])
+    if isinstance(stages, list):
+        data["stages"] = [_inherit_stage(shared, s) for s in stages]
+    return data
+
+
+def _inherit_stage(shared: dict[str, Any], stage: Any) -> Any:
+    if not isinstance(stage, dict):
+        return stage
+    out = merge(shared, {k: {"use": v} if isinstance(v, str) and k in STAGE_DEFAULTS else v for k, v in stage.items()})
+    if "budget" in stage:  # tokens in a stage replace steps at the top
+        out["budget"] = stage["budget"]
+    return out
+
+
+def _as_written(path: str, data: dict[str, Any]) -> str:
+    """Where a value of the expanded recipe stands in what the user wrote: `stages.0.optim.lr` -> `optim.lr`."""
+    parts = path.split(".")
+    if parts[0] == "stages" and len(parts) > 2 and parts[1].isdigit():
+        stages = data.get("stages")
+        own: Any = stages[int(parts[1])] if isinstance(stages, list) and int(parts[1]) < len(stages) else {}
+        at_top: Any = data
+        for part in parts[2:]:
+            if isinstance(own, dict) and part in own:
+                return path
+            own = own.get(part) if isinstance(own, dict) else None
+            at_top = at_top.get(part) if isinstance(at_top, dict) else None
+        first = stages[int(parts[1])] if isinstance(stages, list) and int(parts[1]) < len(stages) else {}
+        if parts[2] in _shared_fields() and not (isinstance(first, dict) and parts[2] in first):
+            return ".".join(parts[2:])
+        if parts[2] in data and _get(data, parts[2:]) is not None:
+            return ".".join(parts[2:])
+    return path
+
+
+def _get(data: Any, parts: list[str]) -> Any:
+    for part in parts:
+        data = data.get(part) if isinstance(data, dict) else None
+    return data
+
+
+def _origin_of_ancestor(path: str, origins: dict[str, str]) -> str:
+    while path:
+        if path in origins:
+            return origins[path]
+        path = path.rpartition(".")[0]
+    return "default"
+
+
+def _leaves(node: Any, prefix: str) -> list[str]:
+    if isinstance(node, dict) and node:
+        return [leaf for k, v in node.items() for leaf in _leaves(v, f"{prefix}.{k}" if prefix else str(k))]
+    if isinstance(node, list) and node and all(isinstance(v, dict) for v in node):
+        return [leaf for i, v in enumerate(node) for leaf in _leaves(v, f"{prefix}.{i}")]
+    return [prefix]

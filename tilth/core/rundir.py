@@ -1,0 +1,172 @@
+"""The run directory: where things lie, one writer at a time, whole files or none, rows that survive a crash."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError, RunInUse
+
+
+def fsync_dir(path: Path) -> None:
+    """Make the entries of a directory durable."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_whole(path: Path, data: str | bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, whole (aside, fsync, rename)."""
+    raw = data.encode() if isinstance(data, str) else data
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "wb") as f:
+            f.write(raw)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(tmp, 0o644)
+        os.replace(tmp, path)
+    except BaseException:
+        Path(tmp).unlink(missing_ok=True)
+        raise
+    fsync_dir(path.parent)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """`write_whole` of indented JSON."""
+    write_whole(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises DataError naming the file if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError("this file is missing.", where=str(path)) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as err:
+        raise DataError(f"this file is damaged ({err}).", where=str(path)) from None
+
+
+class Rows:
+    """An append-only JSONL file; a torn last line (a crash) is cut off when it is opened again."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_torn_line(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one row."""
+        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All whole rows of a JSONL file; [] if there is none."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def _drop_torn_line(path: Path) -> None:
+    if path.exists() and path.stat().st_size:
+        raw = path.read_bytes()
+        if not raw.endswith(b"\n"):
+            write_whole(path, raw[: raw.rfind(b"\n") + 1])
+
+
+def inside(root: Path, name: str) -> Path:
+    """`root / name`, refused if it would leave `root` (names that came from data)."""
+    target = (root / name).resolve()
+    if "\x00" in name or not target.is_relative_to(root.resolve()):
+        raise DataError(f"the path {name!r} leads out of its directory.", where=str(root))
+    return target
+
+
+class RunDir:
+    """Paths inside a run directory, and the lock its one writer holds.
+
+    recipe.yaml origins.json versions.json plan.json data.json status.json eval.json report.html
+    metrics.jsonl events.jsonl tokenizer/ checkpoints/ export/
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def lock(self) -> RunLock:
+        """Context manager holding the writer's lock. Raises RunInUse if another process has it."""
+        return RunLock(self.path)
+
+
+class RunLock:
+    """An flock on `<run>/.lock`; the kernel drops it with the process, however that ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> RunLock:
+        self._path.mkdir(parents=True, exist_ok=True)
+        self._file = (self._path / ".lock").open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "another process"
+            self._file.close()
+            raise RunInUse(
+                f"this run directory is in use by {holder}.",
+                where=str(self._path),
+                fix="Wait for it, or give this run another directory with --run.",
+            ) from None
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()}")
+        self._file.flush()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.truncate(0)
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+        self._file.close()
