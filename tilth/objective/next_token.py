@@ -1,0 +1,43 @@
+"""Next-token cross-entropy, the objective of decoder pretraining.
+
+The loss of position i is -log p(token i+1 | tokens <= i of the same document). The logits [N, V] are never
+materialised whole: `tilth.arch.ops.linear_cross_entropy` walks over them in chunks and computes the gradients
+of the hidden states and of the head in the same pass. It fails on models without a linear output head.
+Source: Bengio et al. 2003 for the objective; Wijmans et al. 2024 (arXiv:2411.09009) for not keeping the logits.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from tilth.arch import ops
+from tilth.core.batch import Batch
+from tilth.core.clock import Clock
+from tilth.core.config import Config as BaseConfig
+from tilth.core.protocols import Loss, Model
+
+CARD = {
+    "title": "Next-token prediction",
+    "paper": "A Neural Probabilistic Language Model (JMLR 3, 2003)",
+    "claim": "The standard objective of decoder language models.",
+    "baseline": None,
+    "check": "Equals torch.nn.functional.cross_entropy on the full logits.",
+    "needs": [],
+    "excludes": [],
+}
+
+
+class Config(BaseConfig):
+    """Knobs of next-token prediction."""
+
+    z_loss: float = Field(0.0, ge=0.0)
+    """Weight of log(Z)^2, which keeps the logits from drifting (PaLM uses 1e-4); part of the trained loss only."""
+
+    def __call__(self, model: Model, batch: Batch, clock: Clock) -> Loss:
+        """Sum over a micro-batch (the z term included) and its number of targets."""
+        hidden = model.hidden(batch.tokens, batch.positions).flatten(0, 1)
+        head = model.head()
+        total, count = ops.linear_cross_entropy(
+            hidden, head.weight, batch.targets.flatten(), bias=head.bias, softcap=head.softcap, z_loss=self.z_loss
+        )
+        return Loss(total, count, {})

@@ -1,0 +1,186 @@
+"""The learner owns the mathematics of one optimizer step: micro-batches, forward, backward, normalisation, update.
+
+Losses arrive as sums with counts. Gradients of the sums are accumulated over micro-batches and ranks and divided
+once by the count of the whole global batch, so 1 x 8 sequences and 8 x 1 give one step. With one process every
+collective is the identity; there is no second path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tilth.core.batch import Batch
+from tilth.core.clock import Clock
+from tilth.core.protocols import Loss, NamedParam, Objective, OptimSpec, Schedule
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did."""
+
+    loss: float
+    """Mean over the targets of the global batch."""
+    grad_norm: float
+    """Global L2 norm of the mean gradient before clipping."""
+    lr: float
+    """Learning rate of the first parameter group."""
+    targets: int
+    """Targets in the global batch."""
+    logs: dict[str, float]
+    updated: bool
+    """False if the loss or the gradient is not finite: nothing was changed."""
+
+
+class World:
+    """The processes that train together: rank, size, device and sums over them. One process is the identity."""
+
+    def __init__(self) -> None:
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        self.device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        self._owns_group = False
+
+    def __enter__(self) -> World:
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        if self.size > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+            self._owns_group = True
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._owns_group and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum a tensor over ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            dist.barrier()
+
+
+class Learner:
+    """One model, one objective and one optimizer, stepped together."""
+
+    def __init__(
+        self,
+        model: Any,
+        objective: Objective,
+        optim: OptimSpec,
+        schedule: Schedule,
+        *,
+        clip: float | None,
+        micro: int | None,
+        world: World,
+    ) -> None:
+        self.model, self.objective, self.schedule = model, objective, schedule
+        self.clip, self.micro, self.world = clip, micro, world
+        self.named = named_params(model)
+        self.optimizer = optim.build(self.named)
+        self._params = [p.param for p in self.named]
+
+    def step(self, batch: Batch, clock: Clock) -> StepResult:
+        """One optimizer step on this rank's share of the global batch.
+
+        A loss or gradient that is not finite leaves weights and optimizer untouched (`updated` is False).
+        """
+        total, count, logs = 0.0, 0, {}
+        for part in batch.split(self.micro or len(batch.tokens)):
+            loss: Loss = self.objective(self.model, part.to(self.world.device), clock)
+            loss.total.backward()
+            total, count = total + loss.total.detach(), count + loss.count
+            for name, value in loss.logs.items():
+                logs[name] = logs.get(name, 0.0) + value.detach()
+        sums = torch.stack([torch.as_tensor(v, dtype=torch.float64) for v in (total, count, *logs.values())])
+        sums = self.world.sum(sums).tolist()
+        targets = int(sums[1])
+        norm, finite = self._average_gradients(max(targets, 1), sums[0])
+        multiplier = self.schedule(clock)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * multiplier
+        if finite:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
+        return StepResult(
+            loss=sums[0] / max(targets, 1),
+            grad_norm=norm,
+            lr=self.optimizer.param_groups[0]["lr"],
+            targets=targets,
+            logs={k: v / max(targets, 1) for k, v in zip(logs, sums[2:], strict=True)},
+            updated=finite,
+        )
+
+    def _average_gradients(self, targets: int, loss: float) -> tuple[float, bool]:
+        """Sum over ranks, divide by the targets, clip. Returns the norm before clipping and whether all is finite."""
+        grads = [p.grad for p in self._params if p.grad is not None]
+        if self.world.size > 1:
+            flat = torch._utils._flatten_dense_tensors(grads)
+            self.world.sum(flat)
+            for grad, summed in zip(grads, torch._utils._unflatten_dense_tensors(flat, grads), strict=True):
+                grad.copy_(summed)
+        norm = float(torch.nn.utils.get_total_norm(grads)) / targets
+        finite = bool(torch.isfinite(torch.tensor([norm, loss])).all())
+        shrink = min(1.0, self.clip / (norm + 1e-6)) if self.clip is not None and finite else 1.0
+        torch._foreach_mul_(grads, shrink / targets)
+        return norm, finite
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimizer, by parameter name: tensors and plain values, ready for the store."""
+        optim = self.optimizer.state_dict()
+        names = self._names_in_optimizer_order()
+        return {
+            "model": {n: t.detach() for n, t in self.model.state_dict().items()},
+            "optim": {names[i]: state for i, state in optim["state"].items()},
+            "groups": [{k: v for k, v in g.items() if k != "params"} for g in optim["param_groups"]],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave; every name must match."""
+        self.model.load_state_dict(state["model"], strict=True)
+        current = self.optimizer.state_dict()
+        number = {n: i for i, n in enumerate(self._names_in_optimizer_order())}
+        groups = [
+            {**saved, "params": now["params"]}
+            for saved, now in zip(state["groups"], current["param_groups"], strict=True)
+        ]
+        self.optimizer.load_state_dict(
+            {"state": {number[n]: s for n, s in state.get("optim", {}).items()}, "param_groups": groups}
+        )
+
+    def _names_in_optimizer_order(self) -> list[str]:
+        by_id = {id(p.param): p.name for p in self.named}
+        return [by_id[id(p)] for group in self.optimizer.param_groups for p in group["params"]]
+
+
+def named_params(model: Any) -> list[NamedParam]:
+    """Every trainable parameter with its role. Raises KeyError if a role is missing."""
+    roles = model.roles()
+    return [NamedParam(n, p, roles[n]) for n, p in model.named_parameters() if p.requires_grad]
+
+
+def compile_model(model: Any, mode: str, device: torch.device) -> str | None:
+    """Compile the model's `hidden` in place where it pays. Returns a line to say, or None.
+
+    `auto` compiles on CUDA; on a CPU the native kernels do what fusion would, without the wait.
+    """
+    if mode == "off" or (mode == "auto" and device.type != "cuda"):
+        return None
+    if device.type == "cpu" and not any(shutil.which(c) for c in (os.environ.get("CXX", ""), "g++", "clang++") if c):
+        return "torch.compile needs a C++ compiler and none is installed: the model runs eagerly."
+    with contextlib.suppress(AttributeError):  # the loss of one extra graph is worth less than a failed start
+        torch._dynamo.config.cache_size_limit = 32
+    model.hidden = torch.compile(model.hidden, dynamic=False)
+    return None
