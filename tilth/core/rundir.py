@@ -170,3 +170,11 @@ class RunLock:
         self._file.truncate(0)
         fcntl.flock(self._file, fcntl.LOCK_UN)
         self._file.close()
+
+
+def require_run(path: str | Path) -> Path:
+    """The path of an existing run directory. Raises DataError if it is none."""
+    path = Path(path)
+    if not (path / "recipe.yaml").is_file():
+        raise DataError("this is no run directory (it holds no recipe.yaml).", where=str(path))
+    return path

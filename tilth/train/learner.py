@@ -113,7 +113,7 @@ class Learner:
             group["lr"] = group["initial_lr"] * multiplier
         if finite:
             self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad(set_to_none=True)
         return StepResult(
             loss=sums[0] / max(targets, 1),
             grad_norm=norm,
@@ -159,6 +159,12 @@ class Learner:
         self.optimizer.load_state_dict(
             {"state": {number[n]: s for n, s in state.get("optim", {}).items()}, "param_groups": groups}
         )
+
+    def adopt(self, before: Learner) -> None:
+        """Carry the optimizer state of the stage before over, if the optimizer is of the same kind."""
+        if type(before.optimizer) is type(self.optimizer):
+            state = before.state_dict()
+            self.load_state_dict({**state, "groups": self.state_dict()["groups"]})
 
     def _names_in_optimizer_order(self) -> list[str]:
         by_id = {id(p.param): p.name for p in self.named}

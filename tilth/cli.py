@@ -1,0 +1,232 @@
+"""The command line. Every verb is a thin call into the library and takes `--json`; nothing heavy is imported early."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tilth.core.errors import TilthError
+
+app = typer.Typer(
+    name="tilth",
+    help="Raw text to a trained, evaluated language model. Start with: tilth run recipes/first.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RecipePath = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Overrides, e.g. optim.lr=0.01 budget.tokens=1e6.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
+Root = Annotated[Path, typer.Option("--root", help="Where run directories and the cache lie.")]
+RunPath = Annotated[Path, typer.Argument(help="Run directory or Hugging Face directory.", show_default=False)]
+
+
+def verb(name: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Make a function a verb: what it returns is the JSON, a TilthError becomes a sentence and an exit code."""
+
+    def decorate(fn: Callable[..., Any]) -> Callable[..., None]:
+        @functools.wraps(fn)
+        def command(*args: Any, **kwargs: Any) -> None:
+            as_json = kwargs.get("json_output", False)
+            try:
+                data = fn(*args, **kwargs)
+            except TilthError as err:
+                if as_json:
+                    print(json.dumps(err.as_dict(), ensure_ascii=False))
+                else:
+                    print(f"tilth {name}: {err}", file=sys.stderr)
+                raise typer.Exit(err.exit_code) from None
+            except KeyboardInterrupt:
+                raise typer.Exit(130) from None
+            except BrokenPipeError:
+                raise typer.Exit(141) from None
+            if as_json:
+                print(json.dumps(data, ensure_ascii=False))
+
+        return app.command(name)(command)
+
+    return decorate
+
+
+def _console(json_output: bool) -> Any:
+    from tilth.report.live import console
+
+    return console(json=json_output)
+
+
+@verb("run")
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    run_dir: Annotated[Path | None, typer.Option("--run", help="Run directory; by default named by content.")] = None,
+    root: Root = Path("runs"),
+    json_output: Json = False,
+) -> Any:
+    """Do the whole job: text, tokenizer, training, evaluation, export, report. Goes on where it stopped."""
+    from tilth import job
+
+    out = _console(json_output)
+    finished = job.run(recipe, overrides, run_dir=run_dir, root=root, out=out)
+    return finished.summary() if job.is_first_process() else None
+
+
+@verb("plan")
+def plan(recipe: RecipePath, overrides: Overrides = None, root: Root = Path("runs"), json_output: Json = False) -> Any:
+    """Say what a recipe will cost and consume, and refuse what cannot work. Trains nothing."""
+    from tilth import job
+    from tilth.plan import describe
+
+    out = _console(json_output)
+    _, planned, _ = job.make_plan(recipe, overrides, root=root, out=out)
+    for line in describe(planned.numbers):
+        out.say(line)
+    return planned.numbers
+
+
+@verb("verify")
+def verify(
+    proofs: Annotated[str, typer.Argument(help="resume, packing, accumulation, export, data, determinism, or all.")],
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(help="Steps of the short runs the proofs make.")] = 8,
+    root: Root = Path("runs"),
+    json_output: Json = False,
+) -> Any:
+    """Prove on this recipe that resume, packing, accumulation, export, data order and determinism hold."""
+    from tilth import verify as proving
+
+    return proving.verify(proofs, recipe, overrides, steps=steps, root=root, out=_console(json_output))
+
+
+@verb("eval")
+def evaluate(
+    model: RunPath,
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--recipe", help="Recipe whose held-out text and tasks are used (default: the run's)."),
+    ] = None,
+    root: Root = Path("runs"),
+    json_output: Json = False,
+) -> Any:
+    """Evaluate a run or a Hugging Face directory on held-out text and tasks."""
+    from tilth import job
+
+    return job.evaluate(model, recipe, root=root, out=_console(json_output))
+
+
+@verb("generate")
+def generate(
+    model: RunPath,
+    prompt: Annotated[str, typer.Argument(help="Text to continue.")],
+    max_tokens: Annotated[int, typer.Option(help="Tokens to write at most.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
+    top_p: Annotated[float, typer.Option(help="Nucleus: the smallest set with this much probability.")] = 0.95,
+    top_k: Annotated[int | None, typer.Option(help="Only the k likeliest tokens.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    json_output: Json = False,
+) -> Any:
+    """Continue a text, streaming."""
+    from tilth import job
+    from tilth.core.text import visible
+
+    speaker = job.load(model)
+    pieces = []
+    if not json_output:
+        print(visible(prompt), end="", flush=True)
+    for piece in speaker.stream(
+        prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
+    ):
+        pieces.append(piece)
+        if not json_output:
+            print(visible(piece), end="", flush=True)
+    if not json_output:
+        print()
+    return {"prompt": prompt, "text": "".join(pieces)}
+
+
+@verb("chat")
+def chat(
+    model: RunPath,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
+    max_tokens: Annotated[int, typer.Option(help="Tokens per answer at most.")] = 200,
+    seed: Annotated[int, typer.Option(help="Same seed, same answers.")] = 0,
+    json_output: Json = False,
+) -> Any:
+    """Talk to a model in the terminal (it continues text; it was not tuned to answer)."""
+    from tilth import job
+    from tilth.eval.chat import chat as talk
+
+    return talk(job.load(model), temperature=temperature, max_tokens=max_tokens, seed=seed, json_output=json_output)
+
+
+@verb("report")
+def report(run: RunPath, json_output: Json = False) -> Any:
+    """Write the run's single-file HTML report."""
+    from tilth.core.rundir import require_run
+    from tilth.report import page
+
+    path = page.write(require_run(run))
+    if not json_output:
+        print(path)
+    return {"report": str(path)}
+
+
+@verb("import")
+def import_(
+    hf_dir: Annotated[Path, typer.Argument(help="Hugging Face directory.")],
+    run_dir: Annotated[Path, typer.Argument(help="New run directory.")],
+    json_output: Json = False,
+) -> Any:
+    """Bring a Hugging Face checkpoint into a run directory, with a base.yaml to extend for further training."""
+    from tilth import job
+
+    data = job.import_hf(hf_dir, run_dir)
+    if not json_output:
+        print(f"{run_dir}: {data['parameters']:,} parameters; go on with `extends: {data['base']}`.")
+    return data
+
+
+@verb("export")
+def export(
+    run: RunPath,
+    hf_dir: Annotated[Path, typer.Argument(help="New Hugging Face directory.")],
+    format: Annotated[str, typer.Option(help="llama, mistral, qwen2, qwen3, gemma2, olmo2, gpt2 or auto.")] = "auto",
+    json_output: Json = False,
+) -> Any:
+    """Write a model as a Hugging Face directory and compare the logits."""
+    from tilth import job
+
+    said = job.load(run).export(hf_dir, format=format)
+    if not json_output:
+        print(f"{hf_dir}: {said}")
+    return {"path": str(hf_dir), "parity": str(said)}
+
+
+@verb("schema")
+def schema(json_output: Json = False) -> Any:
+    """Print the JSON Schema of recipes, for editors."""
+    from tilth.core.recipe import schema as recipe_schema
+
+    data = recipe_schema()
+    if not json_output:
+        print(json.dumps(data, indent=1))
+    return data
+
+
+def main() -> None:
+    """Entry point of the `tilth` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,414 @@
+"""The main job: source -> curation -> tokenizer -> shards -> mixture -> training -> evaluation -> export -> report.
+
+Each part is cached by the content of what goes into it: documents, tokenizer and shards in `<runs>/.cache`, weights
+in the run directory (named after what decides them), evaluation, export and samples by the weights and their own
+settings. A second run redoes nothing; a changed learning rate trains again and tokenizes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tilth import __version__
+from tilth.arch import hf, io
+from tilth.core import recipe as recipes
+from tilth.core.errors import CheckpointError, DataError, RecipeError, TilthError
+from tilth.core.hashing import content_hash, file_hash
+from tilth.core.recipe import Recipe, Resolved
+from tilth.core.rundir import RunDir, read_json, read_rows, write_json, write_whole
+from tilth.core.technique import dump
+from tilth.data.corpus import Documents
+from tilth.data.corpus import prepare as prepare_documents
+from tilth.data.store import TokenStore, write_stores
+from tilth.data.tokenizer import Tokenizer
+from tilth.eval import bits_per_byte, evaluate
+from tilth.eval.speaker import Speaker
+from tilth.plan import Plan, plan, remember
+from tilth.report import page
+from tilth.report.live import Console, console
+from tilth.train.learner import World
+from tilth.train.session import Session, Setting
+
+
+@dataclass
+class Prepared:
+    """Text that became tokens."""
+
+    documents: Documents
+    tokenizer: Tokenizer
+    tokenizer_dir: Path
+    stores: dict[str, dict[str, TokenStore]]
+
+
+@dataclass
+class Finished:
+    """A finished run: where it lies, what was asked, what came out."""
+
+    path: Path
+    recipe: Recipe
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One row per optimizer step."""
+        return read_rows(self.path / "metrics.jsonl")
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """The final evaluation (eval.json)."""
+        return read_json(self.path / "eval.json")
+
+    @property
+    def loss(self) -> float:
+        """Training loss of the last step, nats per token."""
+        return self.metrics[-1]["loss"]
+
+    def speaker(self) -> Speaker:
+        """The trained model, ready to score and generate."""
+        return load(self.path)
+
+    def summary(self) -> dict[str, Any]:
+        """What `tilth run --json` prints."""
+        bits = {d: r["bits_per_byte"] for d, r in self.evaluation["bits_per_byte"]["domains"].items()}
+        status = read_json(self.path / "status.json")
+        return {
+            "run": str(self.path),
+            "steps": len(self.metrics),
+            "loss": self.loss,
+            "bits_per_byte": bits,
+            "seconds": status["seconds"],
+            "report": str(self.path / "report.html"),
+            "export": str(self.path / "export") if (self.path / "export").is_dir() else None,
+        }
+
+
+def run(
+    recipe: str | Path | Recipe,
+    overrides: dict[str, Any] | list[str] | None = None,
+    *,
+    run_dir: str | Path | None = None,
+    root: str | Path = "runs",
+    out: Console | None = None,
+) -> Finished:
+    """Do the whole job a recipe asks for and return the finished run. Nothing that is done already is done again.
+
+    Raises RecipeError, DataError, PlanError before anything is trained; Interrupted after a signal, with a
+    checkpoint saved: the same call goes on from there.
+    """
+    resolved = _resolved(recipe, overrides)
+    with World() as world:
+        _limit_threads(world)
+        out = out or console(quiet=world.rank > 0)
+        job = _Job(resolved, run_dir, Path(root), world, out)
+        try:
+            return job.run()
+        finally:
+            out.close()
+
+
+def make_plan(
+    recipe: str | Path | Recipe, overrides: Any = None, *, root: str | Path = "runs", out: Console | None = None
+) -> tuple[Resolved, Plan, Prepared]:
+    """Prepare the data (cached) and count what the recipe will cost; trains nothing."""
+    resolved = _resolved(recipe, overrides)
+    cache = Path(root) / ".cache"
+    prepared = prepare(resolved.recipe, cache, (out or console()).say)
+    return resolved, plan(resolved.recipe, prepared.stores, prepared.tokenizer.vocab_size, cache), prepared
+
+
+def load(path: str | Path) -> Speaker:
+    """A speaker from a run directory or a Hugging Face directory."""
+    path = Path(path)
+    if (path / "model" / "model.json").is_file():
+        return Speaker(io.load_model(path / "model"), Tokenizer.load(path / "tokenizer"))
+    if (path / "config.json").is_file():
+        _, model, tokenizer_dir = hf.import_hf(path)
+        return Speaker(model, Tokenizer.load(tokenizer_dir))
+    if (path / "recipe.yaml").is_file():
+        raise DataError("this run has no finished model yet.", where=str(path), fix="`tilth run` it to its end first.")
+    raise DataError(
+        "this is neither a run directory (model/model.json) nor a Hugging Face directory (config.json).",
+        where=str(path),
+    )
+
+
+def prepare(recipe: Recipe, cache: Path, say: Any) -> Prepared:
+    """Documents, tokenizer and token shards of a recipe, each from the cache where its inputs have not changed."""
+    cache.mkdir(parents=True, exist_ok=True)
+    documents = prepare_documents(recipe.corpus, cache, say)
+    tokenizer_dir = recipe.tokenizer.prepare(documents, cache, say)  # type: ignore[attr-defined]
+    tokenizer = Tokenizer.load(tokenizer_dir)
+    return Prepared(documents, tokenizer, tokenizer_dir, write_stores(documents, tokenizer, cache, say))
+
+
+def identity(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
+    """What decides the weights: two runs with equal identities train equal models."""
+    return {
+        "data": content_hash([prepared.documents.key, prepared.tokenizer.fingerprint]),
+        "model": content_hash(dump(recipe.model)),
+        "stages": content_hash(recipe.to_dict()["stages"]),
+        "seed": recipe.seed,
+        "precision": recipe.precision,
+        "init": recipe.init,
+    }
+
+
+def _resolved(recipe: str | Path | Recipe, overrides: Any) -> Resolved:
+    if isinstance(recipe, Recipe):
+        return recipes.from_dict(recipes.merge(recipe.to_dict(), overrides or {}))
+    return recipes.load(recipe, overrides)
+
+
+def _limit_threads(world: World) -> None:
+    """Share the cores among the processes of this machine (torchrun sets OMP_NUM_THREADS=1, which is too few)."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if world.size > 1 and world.device.type == "cpu":
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+
+
+class _Job:
+    """One run of one recipe by one process among `world`."""
+
+    def __init__(self, resolved: Resolved, run_dir: Any, root: Path, world: World, out: Console) -> None:
+        self.recipe, self.resolved, self.world, self.out = resolved.recipe, resolved, world, out
+        self.cache = root / ".cache"
+        self.root, self.given = root, run_dir
+        self.begin = time.time()
+
+    def run(self) -> Finished:
+        first = self.world.rank == 0
+        if first:
+            self.prepared = prepare(self.recipe, self.cache, self.out.say)
+        self.world.barrier()
+        if not first:
+            self.prepared = prepare(self.recipe, self.cache, self.out.say)
+        self.identity = identity(self.recipe, self.prepared)
+        name = f"{self.recipe.name}-{content_hash(self.identity, 8)}"
+        self.dir = RunDir(self.given or self.root / name)
+        self.plan = plan(self.recipe, self.prepared.stores, self.vocab, self.cache, self.world.size)
+        if not first:
+            return self._train_only()
+        with self.dir.lock():
+            self._open()
+            try:
+                self._train_if_needed()
+                self._after_training()
+            except TilthError as err:
+                self._status("interrupted" if err.exit_code == 75 else "failed", error=str(err))
+                raise
+            self._status("done")
+            self.out.say(f"report: {page.write(self.dir.path)}")
+        return Finished(self.dir.path, self.recipe)
+
+    @property
+    def vocab(self) -> int:
+        return self.prepared.tokenizer.vocab_size
+
+    @property
+    def max_sequence(self) -> int:
+        return max(s.batch.sequence for s in self.recipe.stages)
+
+    # ---- opening the run directory -----------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        kept = self.dir / "identity.json"
+        if kept.exists() and (before := read_json(kept)) != self.identity:
+            changed = ", ".join(k for k in self.identity if before.get(k) != self.identity[k])
+            raise CheckpointError(
+                f"this run directory belongs to another recipe ({changed} differ).",
+                where=str(self.dir.path),
+                fix="Give this recipe another directory with --run, or leave --run out.",
+            )
+        write_whole(self.dir.recipe, recipes.to_yaml(self.recipe))
+        write_json(self.dir / "origins.json", self.resolved.origins)
+        write_json(self.dir / "versions.json", versions())
+        write_json(self.dir / "plan.json", self.plan.numbers)
+        write_json(kept, self.identity)
+        self.prepared.tokenizer.save(self.dir.tokenizer)
+        self._write_data()
+        self.out.say(f"run: {self.dir.path}")
+        self._status("running")
+
+    def _write_data(self, realised: list[list[dict[str, Any]]] | None = None) -> None:
+        """data.json: what went in, the plan per source and, once trained, what was realised."""
+        sources = {}
+        for name, counts in self.prepared.documents.ledger["sources"].items():
+            splits = self.prepared.stores[name]
+            sources[name] = {
+                **counts,
+                "tokens_train": splits["train"].num_tokens,
+                "tokens_held_out": splits["held_out"].num_tokens if "held_out" in splits else 0,
+            }
+        per_token = {n: c["kept_bytes"] / max(1, c["tokens_train"] + c["tokens_held_out"]) for n, c in sources.items()}
+        data = {
+            "key": self.prepared.documents.key,
+            "sources": sources,
+            "tokenizer": {"vocab_size": self.vocab, "bytes_per_token": per_token},
+            "stages": [
+                {"name": s.stage.name, "plan": s.rows, "realised": realised[i] if realised else []}
+                for i, s in enumerate(self.plan.stages)
+            ],
+        }
+        write_json(self.dir / "data.json", data)
+
+    def _status(self, status: str, **more: Any) -> None:
+        rows = read_rows(self.dir.metrics)
+        write_json(
+            self.dir / "status.json",
+            {
+                "status": status,
+                "seconds": sum(r["step_seconds"] for r in rows),
+                "wall_seconds": time.time() - self.begin,
+                "steps": len(rows),
+                "peak_memory_bytes": max((r["peak_memory_bytes"] for r in rows), default=None),
+                "command": "tilth " + shlex.join(sys.argv[1:]) if sys.argv[0].endswith("tilth") else None,
+                "time": time.time(),
+                **more,
+            },
+        )
+
+    # ---- training ------------------------------------------------------------------------------------------------
+
+    def _train_only(self) -> Finished:
+        """What ranks other than the first do: only the steps."""
+        self._train_if_needed()
+        return Finished(self.dir.path, self.recipe)
+
+    def _train_if_needed(self) -> None:
+        self.world.barrier()  # the first rank has opened the directory
+        if (self.dir / "model" / "model.json").is_file():
+            self.out.say("trained already: this recipe's weights are in model/")
+            return
+        model = Session(
+            Setting(
+                recipe=self.recipe,
+                plan=self.plan,
+                dir=self.dir,
+                world=self.world,
+                out=self.out,
+                identity=self.identity,
+                build_model=self._build_model,
+                evaluate=self._quick_bits,
+            )
+        ).run()
+        if self.world.rank == 0:
+            self._keep_weights(model)
+
+    def _quick_bits(self, model: Any) -> dict[str, float]:
+        speaker = Speaker(model, self.prepared.tokenizer)
+        return bits_per_byte.quick(speaker, self.prepared.documents, self.recipe.eval.max_tokens)
+
+    def _keep_weights(self, model: Any) -> None:
+        io.save_model(self.dir / "model", self.recipe.model, model, self.vocab, self.max_sequence)
+        rows = read_rows(self.dir.metrics)
+        counted = [sum(r["stage"] == s.stage.name for r in rows) for s in self.plan.stages]
+        self._write_data([s.sampler.plan(n) for s, n in zip(self.plan.stages, counted, strict=True)])
+        seconds = sum(r["step_seconds"] for r in rows)
+        measured = {
+            "seconds": seconds,
+            "peak_memory_bytes": max(r["peak_memory_bytes"] for r in rows),
+            "flops_per_second": self.plan.numbers["flops_total"] / seconds,
+            "run": self.dir.path.name,
+        }
+        remember(self.cache, self.plan.numbers, measured, self.world.size)
+
+    def _build_model(self) -> Any:
+        recipe = self.recipe
+        model = recipe.model.build(self.vocab, self.max_sequence)  # type: ignore[attr-defined]
+        if recipe.init is None:
+            model.init_weights(recipe.seed)
+        else:
+            source = load(recipe.init)
+            if source.tokenizer.fingerprint != self.prepared.tokenizer.fingerprint:
+                raise RecipeError(
+                    f"the tokenizer does not fit the weights of {recipe.init}.",
+                    where="tokenizer",
+                    fix=f"tokenizer: {{use: pretrained, path: {recipe.init}}} would.",
+                )
+            try:
+                model.load_state_dict(source.model.state_dict(), strict=True)
+            except RuntimeError as err:
+                raise RecipeError(
+                    f"the model of this recipe does not fit the weights of {recipe.init}: {str(err).splitlines()[1]}.",
+                    where="model",
+                    fix="`tilth import` writes a base.yaml with the fields that do; `extends:` it.",
+                ) from None
+        return model
+
+    # ---- after training ------------------------------------------------------------------------------------------
+
+    def _after_training(self) -> None:
+        weights = file_hash(self.dir / "model" / "model.safetensors")
+        speaker = load(self.dir.path)
+        recipe = self.recipe.to_dict()
+        with self._cached("eval.json", [weights, recipe["eval"]["tasks"], self.prepared.documents.key]) as todo:
+            if todo:
+                self.out.say("evaluating on held-out text …")
+                result = evaluate.evaluate(speaker, self.prepared.documents, self.recipe.eval.tasks, say=self.out.say)
+                write_json(self.dir / "eval.json", result)
+        with self._cached("samples.json", [weights, recipe["eval"]["samples"], self.recipe.eval.sample_tokens]) as todo:
+            if todo:
+                texts = speaker.generate(
+                    self.recipe.eval.samples, max_tokens=self.recipe.eval.sample_tokens, seed=self.recipe.seed
+                )
+                pairs = zip(self.recipe.eval.samples, texts, strict=True)
+                write_json(self.dir / "samples.json", [{"prompt": p, "text": t} for p, t in pairs])
+        if self.recipe.export.format != "none":
+            with self._cached("export", [weights, recipe["export"]]) as todo:
+                if todo:
+                    said = speaker.export(self.dir.export, format=self.recipe.export.format)
+                    self.out.say(f"export: {self.dir.export} ({said})")
+
+    def _cached(self, name: str, key: Any) -> _Done:
+        return _Done(self.dir, name, content_hash(key))
+
+
+class _Done:
+    """`with` gives whether a part is still to do; leaving it without an error remembers the key it was done for."""
+
+    def __init__(self, run: RunDir, name: str, key: str) -> None:
+        self._file, self._name, self._key, self._target = run / "done.json", name, key, run / name
+
+    def __enter__(self) -> bool:
+        done = read_json(self._file) if self._file.exists() else {}
+        self._todo = done.get(self._name) != self._key or not self._target.exists()
+        return self._todo
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        if kind is None and self._todo:
+            done = read_json(self._file) if self._file.exists() else {}
+            write_json(self._file, {**done, self._name: self._key})
+
+
+def versions() -> dict[str, str]:
+    """Versions and machine of this run."""
+    from importlib.metadata import version
+
+    libraries = {n: version(n) for n in ("torch", "numpy", "pyarrow", "tokenizers", "safetensors", "pydantic")}
+    cpu = next(
+        (line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
+    )
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {
+        "tilth": __version__,
+        "python": platform.python_version(),
+        **libraries,
+        "platform": platform.platform(),
+        "cpu": cpu,
+        "cores": str(len(os.sched_getaffinity(0))),
+        **gpu,
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []

@@ -1,0 +1,214 @@
+"""The plan: what a recipe will cost and consume, known before the first step, and the refusal of what cannot work.
+
+Memory and time are predictions; their error on past runs of this machine is kept and shown beside them.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from tilth.core.errors import PlanError
+from tilth.core.recipe import Recipe, Stage
+from tilth.core.rundir import Rows, read_rows
+from tilth.data.sampler import Sampler
+from tilth.data.store import TokenStore
+
+HISTORY = "plan_history.jsonl"
+ASSUMED_UTILIZATION = 0.5
+"""Share of the matrix-multiply rate assumed for a machine that has no past run."""
+PROCESS_BYTES = 420_000_000
+"""Resident memory of a Python process that has imported torch and tilth and opened the data (measured, CPU)."""
+
+
+@dataclass
+class StagePlan:
+    """One stage, counted."""
+
+    stage: Stage
+    steps: int
+    sampler: Sampler
+    weights: dict[str, float]
+    rows: list[dict[str, Any]]
+    """Per source: weight, tokens, epochs (of this stage), total_epochs (with the stages before)."""
+    flops_per_token: float
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.stage.batch.tokens
+
+
+@dataclass
+class Plan:
+    """All stages and what they cost."""
+
+    stages: list[StagePlan]
+    numbers: dict[str, Any]
+    """What plan.json holds."""
+
+
+def plan(
+    recipe: Recipe, stores: dict[str, dict[str, TokenStore]], vocab_size: int, cache: Path, world: int = 1
+) -> Plan:
+    """Count everything. Raises PlanError for a recipe that cannot work, naming the nearest one that does."""
+    train = {name: splits["train"] for name, splits in stores.items()}
+    cursors = dict.fromkeys(train, 0)
+    stages: list[StagePlan] = []
+    for number, stage in enumerate(recipe.stages):
+        staged = _plan_stage(recipe, number, stage, train, vocab_size, cursors)
+        for row, (name, used) in zip(staged.rows, staged.sampler.consumed(staged.steps).items(), strict=True):
+            cursors[name] += used
+            windows = max(1, (train[name].num_tokens - 1) // stage.batch.sequence)
+            row["total_epochs"] = cursors[name] / windows
+            if row["total_epochs"] > stage.max_epochs:
+                most = stage.max_epochs / row["total_epochs"] * staged.tokens
+                raise PlanError(
+                    f"the source '{name}' would be repeated {row['total_epochs']:.1f} times, more than max_epochs "
+                    f"({stage.max_epochs:g}).",
+                    where=f"stages.{number}.mixture",
+                    fix=f"A budget of about {_round_down(most)} tokens, a smaller weight for '{name}', more text, or "
+                    f"max_epochs: {math.ceil(row['total_epochs'])} would work.",
+                )
+        if stage.batch.sequences % world:
+            raise PlanError(
+                f"{stage.batch.sequences} sequences a step cannot be shared by {world} processes.",
+                where=f"stages.{number}.batch",
+                fix=f"batch.tokens: {math.ceil(stage.batch.sequences / world) * world * stage.batch.sequence} would.",
+            )
+        stages.append(staged)
+    numbers = _numbers(recipe, stages, vocab_size, cache, world)
+    _refuse_too_large(recipe, stages, numbers, vocab_size, world)
+    return Plan(stages, numbers)
+
+
+def _plan_stage(
+    recipe: Recipe, number: int, stage: Stage, train: dict[str, TokenStore], vocab: int, cursors: dict[str, int]
+) -> StagePlan:
+    weights = stage.mixture.weights({name: store.num_tokens for name, store in train.items()})  # type: ignore[attr-defined]
+    sampler = Sampler(train, weights, stage.batch.sequence, stage.batch.sequences, recipe.seed, start=dict(cursors))
+    flops = recipe.model.flops_per_token(vocab, stage.batch.sequence)  # type: ignore[attr-defined]
+    budget, per_step = stage.budget, stage.batch.tokens
+    if budget.steps is not None:
+        steps = budget.steps
+    elif budget.tokens is not None:
+        steps = budget.tokens // per_step
+    elif budget.flops is not None:
+        steps = int(budget.flops // (flops * per_step))
+    else:
+        first = max((w / train[n].num_tokens, n) for n, w in weights.items() if w > 0)[1]
+        steps = int(budget.epochs * train[first].num_tokens / weights[first] // per_step)
+    if steps < 1:
+        raise PlanError(
+            f"the budget buys no whole step of {per_step} tokens.",
+            where=f"stages.{number}.budget",
+            fix=f"At least {per_step} tokens, or a smaller batch.tokens.",
+        )
+    return StagePlan(stage, steps, sampler, weights, sampler.plan(steps), flops)
+
+
+def memory_bytes(recipe: Recipe, stage: Stage, vocab_size: int, world: int, micro: int | None = None) -> int:
+    """Predicted peak memory of one rank: parameters, gradient, two moments, activations of a micro-batch.
+
+    The activations a block keeps for its backward pass are counted per token from the sizes of its parts, in the
+    compute dtype; the loss keeps one chunk of logits. Measured against real runs by `tilth plan`.
+    """
+    model: Any = recipe.model
+    parameters = model.num_parameters(vocab_size)["total"]
+    width, size = model.width, 2 if recipe.precision == "bf16" else 4
+    share = stage.batch.sequences // world
+    sequences = min(micro or stage.batch.micro or share, share)
+    rows = sequences * stage.batch.sequence
+    per_token = model.activation_elements() * size
+    kept = model.layers * (width * size if recipe.recompute else per_token) + (per_token if recipe.recompute else 0)
+    logits = min(rows, 1024) * vocab_size * 4
+    fixed = 0 if torch.cuda.is_available() else PROCESS_BYTES
+    return int(fixed + parameters * (4 + 4 + 8 + size) + rows * (kept + 4 * width * size) + 2 * logits)
+
+
+def _numbers(recipe: Recipe, stages: list[StagePlan], vocab: int, cache: Path, world: int) -> dict[str, Any]:
+    parameters = recipe.model.num_parameters(vocab)  # type: ignore[attr-defined]
+    flops = sum(s.flops_per_token * s.tokens for s in stages)
+    history = read_rows(cache / HISTORY)
+    speeds = [h["flops_per_second"] for h in history if h.get("flops_per_second") and h.get("world") == world]
+    rate = statistics.median(speeds[-9:]) if speeds else None
+    return {
+        "parameters": parameters,
+        "vocab_size": vocab,
+        "flops_per_token": stages[-1].flops_per_token,
+        "flops_total": flops,
+        "steps": sum(s.steps for s in stages),
+        "tokens": sum(s.tokens for s in stages),
+        "peak_memory_bytes": max(memory_bytes(recipe, s.stage, vocab, world) for s in stages),
+        "seconds": flops / rate if rate else None,
+        "assumed_flops_per_second": rate,
+        "checkpoint_bytes": parameters["total"] * 12,
+        "past_predictions": errors(history),
+        "stages": [
+            {
+                "name": s.stage.name,
+                "steps": s.steps,
+                "tokens": s.tokens,
+                "batch_tokens": s.stage.batch.tokens,
+                "sequence": s.stage.batch.sequence,
+                "sources": s.rows,
+            }
+            for s in stages
+        ],
+    }
+
+
+def errors(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """Median relative error of past predictions of memory and time, and how many there are."""
+    out: dict[str, Any] = {"runs": len(history)}
+    for what in ("peak_memory_bytes", "seconds"):
+        gaps = [
+            abs(h[f"predicted_{what}"] / h[what] - 1) for h in history if h.get(f"predicted_{what}") and h.get(what)
+        ]
+        out[f"{what}_error"] = statistics.median(gaps) if gaps else None
+        out[f"{what}_count"] = len(gaps)
+    return out
+
+
+def remember(cache: Path, numbers: dict[str, Any], measured: dict[str, Any], world: int) -> None:
+    """Append what a finished run measured beside what was predicted, for the error of later plans."""
+    rows = Rows(cache / HISTORY)
+    rows.write(
+        {
+            "predicted_peak_memory_bytes": numbers["peak_memory_bytes"],
+            "predicted_seconds": numbers["seconds"],
+            "world": world,
+            **measured,
+        }
+    )
+    rows.close()
+
+
+def _refuse_too_large(recipe: Recipe, stages: list[StagePlan], numbers: dict[str, Any], vocab: int, world: int) -> None:
+    if torch.cuda.is_available():
+        have = torch.cuda.get_device_properties(0).total_memory
+    else:
+        have = psutil.virtual_memory().available // world
+    need = numbers["peak_memory_bytes"]
+    if need <= have:
+        return
+    for staged in stages:
+        micro = staged.stage.batch.sequences // world
+        while micro > 1 and memory_bytes(recipe, staged.stage, vocab, world, micro) > have:
+            micro = next(m for m in range(micro - 1, 0, -1) if staged.stage.batch.sequences % m == 0)
+        fits = memory_bytes(recipe, staged.stage, vocab, world, micro) <= have
+        raise PlanError(
+            f"this run needs about {need / 2**30:.1f} GiB of memory and {have / 2**30:.1f} GiB are free.",
+            where=f"stage {staged.stage.name}",
+            fix=f"batch.micro: {micro} would fit." if fits else "A smaller model, or recompute: true, would need less.",
+        )
+
+
+def _round_down(tokens: float) -> str:
+    digits = 10 ** max(0, len(str(int(tokens))) - 2)
+    return f"{int(tokens // digits * digits):,}".replace(",", "_")

@@ -1,0 +1,203 @@
+"""A training session: builds the model and a learner per stage, resumes, and is what the loop watches.
+
+Everything that touches the run directory while training stands here; the mathematics is the learner's and the time
+the loop's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tilth.core.batch import Batch
+from tilth.core.clock import Clock
+from tilth.core.errors import DivergedError
+from tilth.core.recipe import Recipe
+from tilth.core.rundir import Rows, RunDir, read_rows, write_whole
+from tilth.plan import Plan, StagePlan
+from tilth.report.live import Console
+
+from . import meter
+from .learner import Learner, StepResult, World, compile_model
+from .loop import Timers, train
+from .signals import Interrupt
+from .store import Store
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a session is given."""
+
+    recipe: Recipe
+    plan: Plan
+    dir: RunDir
+    world: World
+    out: Console
+    identity: dict[str, Any]
+    """What decides the weights; a checkpoint with another identity is refused."""
+    build_model: Callable[[], Any]
+    """The model on the CPU with its first weights."""
+    evaluate: Callable[[Any], dict[str, float]]
+    """Bits per byte per domain of a model, quickly."""
+
+
+class Session:
+    """Trains the stages of one run from wherever its checkpoints stand."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting, self.recipe, self.plan = setting, setting.recipe, setting.plan
+        self.world, self.dir, self.out = setting.world, setting.dir, setting.out
+        self.first = self.world.rank == 0
+
+    def run(self) -> Any:
+        """Train to the end and return the model."""
+        recipe = self.recipe
+        self.model = self.setting.build_model().to(self.world.device)
+        self.model.compute_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+        self.model.recompute = recipe.recompute
+        if message := compile_model(self.model, recipe.compile, self.world.device):
+            self.out.say(message)
+        widest = max(recipe.stages, key=lambda s: s.batch.micro or s.batch.sequences)
+        rows = (widest.batch.micro or widest.batch.sequences // self.world.size) * widest.batch.sequence
+        self.rate = meter.matmul_rate(self.world.device, self.model.compute_dtype, rows, *self._probe_shape())
+        self.store = Store(
+            self.dir.checkpoints,
+            keep=recipe.checkpoint.keep,
+            milestones=recipe.checkpoint.milestones,
+            asynchronous=recipe.checkpoint.asynchronous,
+            identity=self.setting.identity,
+            log=self._event,
+        )
+        state = self.store.load()
+        where = state[1]["progress"] if state else {"stage": 0, "clock": 0, "tokens": 0}
+        self._open_logs(sum(s.steps for s in self.plan.stages[: where["stage"]]) + where["clock"])
+        before: Learner | None = None
+        with Interrupt(self.world) as self.interrupt:
+            for number, staged in enumerate(self.plan.stages):
+                if number < where["stage"]:
+                    continue
+                learner = self._learner(staged)
+                clock = Clock(0, staged.steps, 0, number)
+                if state and number == where["stage"]:
+                    learner.load_state_dict(state[1])
+                    clock = Clock(where["clock"], staged.steps, where["tokens"], number)
+                    self._event("resume", step=clock.step, stage=staged.stage.name)
+                elif before:
+                    learner.adopt(before)
+                self._train_stage(staged, learner, clock)
+                before = learner
+        self.store.wait()
+        if self.first:
+            self.rows.close()
+            for hook in self.hooks:
+                hook.on_stop({"status": "done"})
+        return self.model
+
+    def _probe_shape(self) -> tuple[int, int]:
+        model: Any = self.recipe.model
+        return model.width, model.ffn_size
+
+    def _learner(self, staged: StagePlan) -> Learner:
+        stage = staged.stage
+        return Learner(
+            self.model,
+            stage.objective,  # type: ignore[arg-type]
+            stage.optim,  # type: ignore[arg-type]
+            stage.schedule,  # type: ignore[arg-type]
+            clip=stage.clip,
+            micro=stage.batch.micro,
+            world=self.world,
+        )
+
+    def _train_stage(self, staged: StagePlan, learner: Learner, clock: Clock) -> None:
+        before = sum(s.steps for s in self.plan.stages[: clock.stage])
+        self.staged = staged
+        self.meter = meter.Meter(
+            staged.stage.name, clock, staged.flops_per_token, self.rate, self.world.device, self.world.size, before
+        )
+        if clock.step < clock.steps:
+            self._event("start", stage=staged.stage.name, step=clock.step, steps=clock.steps, matmul_rate=self.rate)
+
+        def fetch(step: int) -> Batch:
+            return staged.sampler.batch(step, self.world.rank, self.world.size)
+
+        def save(at: Clock) -> None:
+            state = {
+                **learner.state_dict(),
+                "progress": {"stage": at.stage, "clock": at.step, "tokens": at.tokens},
+            }
+            self.store.save(before + at.step, state)
+
+        timers = Timers(self.recipe.checkpoint.every, self.recipe.eval.every)
+        train(learner, fetch, clock, timers, self, save, self._evaluate)
+
+    # ---- what the loop watches -----------------------------------------------------------------------------------
+
+    def step(self, clock: Clock, result: StepResult, seconds: float, data_wait: float) -> None:
+        if not self.first:
+            return
+        row = self.meter.row(clock, result, seconds, data_wait)
+        self.rows.write(row)
+        for hook in self.hooks:
+            hook.on_step(row)
+        if clock.step % self.recipe.log.every == 0 or clock.step in (1, clock.steps):
+            self.out.step({**row, "steps": clock.steps})
+
+    def diverged(self, clock: Clock, result: StepResult, batch: Batch) -> None:
+        from safetensors.torch import save_file
+
+        refs = [f"{r.source} epoch {r.epoch} window {r.window}" for r in self.staged.sampler.refs(clock.step)]
+        kept = self.dir / f"diverged-{self.staged.stage.name}-step-{clock.step}-rank-{self.world.rank}.safetensors"
+        save_file({"tokens": batch.tokens, "targets": batch.targets, "positions": batch.positions}, str(kept))
+        self.store.wait()
+        raise DivergedError(
+            f"the loss is {result.loss} and the gradient norm {result.grad_norm} at step {clock.step}; nothing was "
+            f"updated. The batch was {refs[0]} … {refs[-1]}, kept for replay in {kept.name}.",
+            where=f"stage {self.staged.stage.name}",
+            fix="A lower optim.lr, a longer warm-up or clip: 1.0 usually works; checkpoints before it are whole.",
+        )
+
+    def should_stop(self) -> str | None:
+        return self.interrupt.agreed()
+
+    def _evaluate(self, clock: Clock) -> None:
+        """Bits per byte of the held-out text while training, on the first rank."""
+        if self.first:
+            self.model.eval()
+            bits = self.setting.evaluate(self.model)
+            self.model.train()
+            before = sum(s.steps for s in self.plan.stages[: clock.stage])
+            row = {"stage": self.staged.stage.name, "step": clock.step, "global_step": before + clock.step}
+            self._event("eval", **row, bits_per_byte=bits)
+            for hook in self.hooks:
+                hook.on_eval({**row, **{f"bits_per_byte/{d}": b for d, b in bits.items()}})
+            self.out.eval({**row, "bits_per_byte": bits})
+        self.world.barrier()
+
+    # ---- logs and the end ------------------------------------------------------------------------------------------
+
+    def _open_logs(self, steps_done: int) -> None:
+        self.hooks: list[Any] = []
+        if not self.first:
+            return
+        kept = [r for r in read_rows(self.dir.metrics) if r["global_step"] <= steps_done]
+        write_whole(
+            self.dir.metrics, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
+        )  # rows after the checkpoint will come again
+        self.rows = Rows(self.dir.metrics)
+        self.hooks = [h.build(self.dir.path, self.dir.path.name) for h in self.recipe.hooks]  # type: ignore[attr-defined]
+        for hook in self.hooks:
+            hook.on_start({"recipe": self.recipe.to_dict(), "plan": self.plan.numbers, "directory": str(self.dir.path)})
+
+    def _event(self, event: str, **more: Any) -> None:
+        if self.first:
+            rows = Rows(self.dir.events)
+            rows.write({"event": event, "time": time.time(), **more})
+            rows.close()
+            if "message" in more:
+                self.out.say(more["message"])
