@@ -1,0 +1,223 @@
+"""The decoder family: a pre-norm Transformer by default, and by its knobs most released dense language models.
+
+Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245), rotary positions (Su et al. 2021, arXiv:2104.09864)
+with scaling, RMSNorm or LayerNorm, gated or plain feed-forward (Shazeer 2020, arXiv:2002.05202), QK-norm, sliding
+windows, tied embeddings, soft-caps. The default is the Llama arrangement (Touvron et al. 2023, arXiv:2302.13971).
+Packed documents never see each other: positions restart at each document and alone define the mask.
+
+Fails when: a soft-cap is combined with QK-norm (logits are bounded twice; it trains, but pays for both); tied
+embeddings are given a large `init_embedding_std` (the head then starts with large logits); windows are put on every
+layer of a shallow model (the receptive field is layers * (window - 1) + 1).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from tilth.core.config import Config as BaseConfig
+from tilth.core.errors import RecipeError
+
+from . import rotary
+from .backbone import Decoder
+
+CARD = {
+    "title": "Decoder-only Transformer from parts (Llama, Mistral, Qwen, Gemma 2, OLMo 2, GPT-2 by its knobs)",
+    "paper": "arXiv:2302.13971",
+    "claim": "logits equal the transformers implementation of each of the seven architectures to 1e-4 in float32",
+    "baseline": "transformers' LlamaForCausalLM with the same shapes",
+    "check": "tests/arch/test_hf.py: import, logits, export, logits again, for seven architectures",
+    "needs": "",
+    "excludes": "mixture of experts, encoder attention, partial rotary positions, dropout",
+}
+
+
+class Config(BaseConfig):
+    """Every knob of the decoder. `null` means: derive from the others, as the field says."""
+
+    layers: int = Field(ge=1)
+    """Blocks."""
+    width: int = Field(ge=1)
+    """Size D of the residual stream."""
+    heads: int = Field(ge=1)
+    """Query heads."""
+    kv_heads: int | None = Field(None, ge=1)
+    """Key/value heads, a divisor of heads; null: as many as heads. 1: multi-query."""
+    head_width: int | None = Field(None, ge=1)
+    """Size E of a head; null: width / heads."""
+    ffn: Literal["swiglu", "geglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
+    """Feed-forward kind; swiglu and geglu are gated (geglu with the tanh form of GELU)."""
+    ffn_width: int | None = Field(None, ge=1)
+    """Hidden size; null: 8/3 width if gated, else 4 width, rounded up to a multiple of 64."""
+    ffn_bias: bool = False
+    """Biases in the feed-forward projections."""
+    attention_bias: Literal["none", "qkv", "all"] = "none"
+    """Biases in the attention projections; all: also in the output projection."""
+    qk_norm: Literal["none", "head", "full"] = "none"
+    """Norm of queries and keys before rotation: over each head (Qwen 3) or the whole projection (OLMo 2)."""
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm, or LayerNorm with bias."""
+    norm_eps: float = Field(1e-5, gt=0)
+    """Added to the mean square or variance."""
+    norm_gain: Literal["w", "1+w"] = "w"
+    """What multiplies the normed value; 1+w (Gemma) lets weight decay pull to the identity."""
+    norm_placement: Literal["pre", "post", "sandwich"] = "pre"
+    """x + f(norm(x)), x + norm(f(x)) (OLMo 2), or x + norm(f(norm(x))) (Gemma 2)."""
+    position: Literal["rope", "learned", "none"] = "rope"
+    """Rotary, a learned table of max_sequence rows, or nothing but the causal mask."""
+    rope_theta: float = Field(10000.0, gt=1)
+    """Base of the rotary frequencies."""
+    rope_scaling: rotary.Scaling | None = None
+    """Stretching to longer sequences: `{kind: linear | ntk | yarn | llama3, factor: 4, …}`."""
+    window: int | None = Field(None, ge=1)
+    """Sliding window in tokens, the current one included; null: full attention."""
+    window_pattern: str = Field("S", pattern=r"^[SF]+$")
+    """Which layers slide (S) and which see all (F), repeated over the layers, e.g. SF or SSSF."""
+    attention_softcap: float | None = Field(None, gt=0)
+    """c tanh(score / c) on attention scores; null: none."""
+    attention_scale: float | None = Field(None, gt=0)
+    """Multiplier of q.k; null: 1/sqrt(head_width)."""
+    logit_softcap: float | None = Field(None, gt=0)
+    """c tanh(logit / c) on the output; null: none."""
+    embedding_scale: float | Literal["sqrt_width"] = Field(1.0)
+    """Multiplier of the token embeddings; sqrt_width is Gemma's."""
+    tied: bool = False
+    """The output head is the embedding matrix."""
+    init_std: float | None = Field(0.02, gt=0)
+    """Standard deviation of matrices and the head (normal, cut at 3 of them); null: 1/sqrt(inputs) of each."""
+    init_residual: Literal["depth", "per_layer", "same"] = "depth"
+    """Matrices that write to the residual stream are divided by sqrt(2 layers) (GPT-2), sqrt(2 (layer+1)), or 1."""
+    init_embedding_std: float | None = Field(None, gt=0)
+    """Standard deviation of embeddings; null: as init_std."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.head_width is None and self.width % self.heads:
+            near = [h for h in range(1, self.width + 1) if self.width % h == 0]
+            near = sorted(near, key=lambda h: abs(h - self.heads))[:2]
+            raise RecipeError(
+                f"a width of {self.width} does not divide among {self.heads} heads.",
+                where="heads",
+                fix=f"Take {' or '.join(map(str, sorted(near)))} heads, or set head_width.",
+            )
+        if self.heads % self.kv_heads_:
+            good = [g for g in range(1, self.heads + 1) if self.heads % g == 0]
+            raise RecipeError(
+                f"{self.heads} query heads cannot share {self.kv_heads_} key/value heads evenly.",
+                where="kv_heads",
+                fix=f"Take a divisor of {self.heads}: {', '.join(map(str, good))}.",
+            )
+        if self.position == "rope" and self.head_width_ % 2:
+            raise RecipeError(
+                f"rotary positions turn pairs, and a head width of {self.head_width_} is odd.",
+                where="head_width",
+                fix=f"Set head_width to {self.head_width_ + 1}, or position to learned or none.",
+            )
+        if self.position != "rope":
+            self._refuse_unused("rope_theta", "rope_scaling", because=f"position is {self.position}", fix="rope")
+        if isinstance(self.rope_scaling, rotary.Llama3Scaling):
+            low, high = self.rope_scaling.low_frequency_factor, self.rope_scaling.high_frequency_factor
+            if high <= low:
+                raise RecipeError(
+                    f"high_frequency_factor ({high}) must be larger than low_frequency_factor ({low}).",
+                    where="rope_scaling",
+                )
+        if isinstance(self.rope_scaling, rotary.NtkScaling) and self.head_width_ == 2:
+            raise RecipeError("ntk scaling needs a head_width of at least 4.", where="rope_scaling")
+        if self.window is None:
+            self._refuse_unused("window_pattern", because="there is no window", fix="a number of tokens")
+        elif "S" not in self.window_pattern:
+            raise RecipeError("no layer slides, so window has no effect.", where="window_pattern", fix="Use an S.")
+        if len(self.window_pattern) > self.layers:
+            raise RecipeError(
+                f"{len(self.window_pattern)} letters for {self.layers} layers.",
+                where="window_pattern",
+                fix="Give at most one letter per layer.",
+            )
+        if self.norm == "layer" and self.norm_gain == "1+w":
+            raise RecipeError("1+w is for RMSNorm.", where="norm_gain", fix="Set norm_gain to w or norm to rms.")
+        if isinstance(self.embedding_scale, float) and self.embedding_scale <= 0:
+            raise RecipeError("the multiplier must be positive.", where="embedding_scale")
+        return self
+
+    def _refuse_unused(self, *fields: str, because: str, fix: str) -> None:
+        for name in fields:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                other = "position" if name.startswith("rope") else "window"
+                raise RecipeError(
+                    f"this has no effect: {because}.", where=name, fix=f"Remove it, or set {other} to {fix}."
+                )
+
+    # ---- what follows from the knobs
+
+    @property
+    def kv_heads_(self) -> int:
+        """Key/value heads, derived if not given."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def head_width_(self) -> int:
+        """Head width, derived if not given."""
+        return self.width // self.heads if self.head_width is None else self.head_width
+
+    @property
+    def gated(self) -> bool:
+        """The feed-forward network has a gate."""
+        return self.ffn in ("swiglu", "geglu")
+
+    @property
+    def ffn_width_(self) -> int:
+        """Feed-forward width, derived if not given."""
+        if self.ffn_width is not None:
+            return self.ffn_width
+        return 64 * math.ceil((8 * self.width / 3 if self.gated else 4 * self.width) / 64)
+
+    @property
+    def windows(self) -> list[int | None]:
+        """The window of each layer, None where it sees all."""
+        pattern = self.window_pattern
+        return [self.window if pattern[i % len(pattern)] == "S" else None for i in range(self.layers)]
+
+    def build(self, vocab_size: int, max_sequence: int) -> Decoder:
+        """A decoder whose parameters still need `init_weights` or loading."""
+        for name, value in (("vocab_size", vocab_size), ("max_sequence", max_sequence)):
+            if value < 1:
+                raise RecipeError(f"{name} is {value}; a model needs at least 1.", where="model")
+        return Decoder(self, vocab_size, max_sequence)
+
+    def num_parameters(self, vocab_size: int, max_sequence: int | None = None) -> dict[str, int]:
+        """Parameters by place, their `total`, and `matmul`: weights each token is multiplied with.
+
+        A tied head counts once in the total and once in matmul. Learned positions need max_sequence.
+        """
+        D, L, F = self.width, self.layers, self.ffn_width_
+        Q, KV = self.heads * self.head_width_, self.kv_heads_ * self.head_width_
+        attention = D * (Q + 2 * KV) + Q * D
+        ffn = (3 if self.gated else 2) * D * F
+        matmul = L * (attention + ffn) + vocab_size * D
+        attention += {"none": 0, "qkv": Q + 2 * KV, "all": Q + 2 * KV + D}[self.attention_bias]
+        ffn += ((2 if self.gated else 1) * F + D) * self.ffn_bias
+        normed = L * {"pre": 2, "post": 2, "sandwich": 4}[self.norm_placement] * D + D
+        normed += L * {"none": 0, "head": 2 * self.head_width_, "full": Q + KV}[self.qk_norm]
+        if self.position == "learned" and max_sequence is None:
+            raise ValueError("learned positions have max_sequence rows; give max_sequence")
+        parts = {
+            "embedding": vocab_size * D,
+            "position": max_sequence * D if self.position == "learned" and max_sequence else 0,
+            "attention": L * attention,
+            "ffn": L * ffn,
+            "norm": normed * (2 if self.norm == "layer" else 1),
+            "head": 0 if self.tied else vocab_size * D,
+        }
+        return {**parts, "total": sum(parts.values()), "matmul": matmul}
+
+    def flops_per_token(self, vocab_size: int, sequence: int) -> float:
+        """Training FLOPs per token: 6 per matmul weight, and attention over the causal half (less with windows).
+
+        A query sees T/2 keys on average, w - w^2 / 2T with a window w; each costs 12 * heads * head_width.
+        """
+        seen = [sequence / 2 if w is None or w >= sequence else w - w * w / (2 * sequence) for w in self.windows]
+        matmul = self.num_parameters(vocab_size, sequence)["matmul"]
+        return 6.0 * matmul + 12.0 * self.heads * self.head_width_ * sum(seen)

@@ -1,0 +1,189 @@
+"""Parts of a decoder: projection, norm, attention, feed-forward, block.
+
+Parameters are float32 masters named as they are used; arithmetic runs in the dtype of the activations. A block takes
+and returns the residual stream as a pair (x, delta), stream = x + delta, so that each addition is fused with the
+norm that follows it. Parameters are NaN until initialised or loaded: one that is forgotten shows at once.
+
+Shape letters: B batch, T time, D width, H query heads, G key/value heads, E head width, F feed-forward width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+from .cache import LayerCache
+
+if TYPE_CHECKING:
+    from .decoder import Config
+
+Rotary = tuple[Tensor | None, Tensor | None]
+"""cos and sin tables float32 [max_sequence, E/2], or two Nones where positions are not rotary."""
+
+
+def parameter(*shape: int) -> nn.Parameter:
+    """A float32 parameter that is NaN until given values."""
+    return nn.Parameter(torch.full(shape, float("nan"), dtype=torch.float32))
+
+
+class Linear(nn.Module):
+    """weight [outputs, inputs], bias [outputs] or None."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = parameter(outputs, inputs)
+        self.bias = parameter(outputs) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]"""
+        return ops.linear(x, self.weight, self.bias)
+
+
+class Embedding(nn.Module):
+    """weight [rows, D]."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = parameter(rows, width)
+
+    def forward(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """int64 [B, T] -> [B, T, D] in dtype"""
+        return ops.embedding(index, self.weight, dtype)
+
+
+class Norm(nn.Module):
+    """RMSNorm (weight) or LayerNorm (weight and bias) over the last axis."""
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.weight = parameter(width)
+        self.bias = parameter(width) if config.norm == "layer" else None
+        self.rms, self.eps = config.norm == "rms", config.norm_eps
+        self.offset = 1.0 if config.norm_gain == "1+w" else 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> [..., width]"""
+        if self.rms:
+            return ops.rms_norm(x, self.weight, self.eps, offset=self.offset)
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+    def add(self, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """(x + delta, norm(x + delta))"""
+        if self.rms:
+            return ops.add_rms_norm(x, delta, self.weight, self.eps, offset=self.offset)
+        total = x + delta
+        return total, self.forward(total)
+
+
+def settle(norm: Norm | None, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The stream x + delta, and what the next part reads of it: normed, or as it is without a norm."""
+    if delta is None:
+        return x, x if norm is None else norm(x)
+    if norm is None:
+        x = x + delta
+        return x, x
+    return norm.add(x, delta)
+
+
+class Attention(nn.Module):
+    """Grouped-query causal attention of one layer; query head i reads key/value head i * G // H."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        E, H, G, D = config.head_width_, config.heads, config.kv_heads_, config.width
+        self.heads, self.kv_heads = H, G
+        self.window = config.windows[layer]
+        self.softcap = config.attention_softcap
+        self.scale = E**-0.5 if config.attention_scale is None else config.attention_scale
+        biased = config.attention_bias != "none"
+        self.q, self.k, self.v = Linear(D, H * E, biased), Linear(D, G * E, biased), Linear(D, G * E, biased)
+        self.out = Linear(H * E, D, config.attention_bias == "all")
+        self.norm_per_head = config.qk_norm == "head"
+        normed = config.qk_norm != "none"
+        self.q_norm = Norm(config, E if self.norm_per_head else H * E) if normed else None
+        self.k_norm = Norm(config, E if self.norm_per_head else G * E) if normed else None
+
+    def forward(self, x: Tensor, positions: Tensor | None, rotary: Rotary, cache: LayerCache | None) -> Tensor:
+        """[B, T, D] -> [B, T, D]"""
+        qkv = ops.linear_cat(x, (self.q.weight, self.k.weight, self.v.weight))
+        if self.q.bias is not None:
+            qkv = qkv + torch.cat((self.q.bias, self.k.bias, self.v.bias)).to(qkv.dtype)
+        seen = {"window": self.window, "softcap": self.softcap, "scale": self.scale}
+        if self.q_norm is None and cache is None:
+            return self.out(ops.qkv_attention(qkv, self.heads, self.kv_heads, *rotary, positions, **seen))
+        q, k, v = qkv.split([p.weight.shape[0] for p in (self.q, self.k, self.v)], dim=-1)
+        q, k = self._normed(self.q_norm, q, self.heads), self._normed(self.k_norm, k, self.kv_heads)
+        v = v.unflatten(-1, (self.kv_heads, -1))
+        if rotary[0] is not None:
+            q, k = ops.rope(q, *rotary, positions), ops.rope(k, *rotary, positions)
+        attend = ops.attention if cache is None else cache.attend
+        return self.out(attend(q, k, v, positions, **seen).flatten(2))
+
+    def _normed(self, norm: Norm | None, x: Tensor, heads: int) -> Tensor:
+        """[B, T, heads*E] -> [B, T, heads, E], normed over each head or over the whole projection."""
+        if norm is not None and not self.norm_per_head:
+            x = norm(x)
+        x = x.unflatten(-1, (heads, -1))
+        return norm(x) if norm is not None and self.norm_per_head else x
+
+
+class FeedForward(nn.Module):
+    """Gated (swiglu, geglu) or plain (gelu, gelu_tanh, relu2) two-layer network."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        D, F, bias = config.width, config.ffn_width_, config.ffn_bias
+        self.kind = config.ffn
+        self.gate = Linear(D, F, bias) if config.gated else None
+        self.up = Linear(D, F, bias)
+        self.down = Linear(F, D, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]"""
+        match self.kind:
+            case "swiglu" if self.up.bias is None:
+                return ops.swiglu_mlp(x, self.gate.weight, self.up.weight, self.down.weight)
+            case "swiglu":
+                return self.down(ops.swiglu(self.gate(x), self.up(x)))
+            case "geglu":
+                return self.down(ops.geglu(self.gate(x), self.up(x)))
+            case "relu2":
+                return self.down(ops.relu2(self.up(x)))
+            case "gelu":
+                return self.down(ops.gelu(self.up(x)))
+            case "gelu_tanh":
+                return self.down(ops.gelu(self.up(x), approximate="tanh"))
+        raise AssertionError(self.kind)
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each with its norms around it.
+
+    pre: x + f(norm(x)); post: x + norm(f(x)) (OLMo 2); sandwich: x + norm(f(norm(x))) (Gemma 2).
+    """
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        before = config.norm_placement in ("pre", "sandwich")
+        after = config.norm_placement in ("post", "sandwich")
+        self.attention_norm = Norm(config, config.width) if before else None
+        self.attention = Attention(config, layer)
+        self.attention_post_norm = Norm(config, config.width) if after else None
+        self.ffn_norm = Norm(config, config.width) if before else None
+        self.ffn = FeedForward(config)
+        self.ffn_post_norm = Norm(config, config.width) if after else None
+
+    def forward(
+        self, x: Tensor, delta: Tensor | None, positions: Tensor | None, rotary: Rotary, cache: LayerCache | None
+    ) -> tuple[Tensor, Tensor]:
+        """The stream as (x, delta), [B, T, D] each; delta is None before the first block."""
+        x, y = settle(self.attention_norm, x, delta)
+        delta = self.attention(y, positions, rotary, cache)
+        if self.attention_post_norm is not None:
+            delta = self.attention_post_norm(delta)
+        x, y = settle(self.ffn_norm, x, delta)
+        delta = self.ffn(y)
+        return x, delta if self.ffn_post_norm is None else self.ffn_post_norm(delta)
