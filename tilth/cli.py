@@ -84,7 +84,7 @@ def run(
 def plan(recipe: RecipePath, overrides: Overrides = None, root: Root = Path("runs"), json_output: Json = False) -> Any:
     """Say what a recipe will cost and consume, and refuse what cannot work. Trains nothing."""
     from tilth import job
-    from tilth.plan import describe
+    from tilth.train.plan import describe
 
     out = _console(json_output)
     _, planned, _ = job.make_plan(recipe, overrides, root=root, out=out)

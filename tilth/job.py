@@ -18,25 +18,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from tilth import __version__
 from tilth.arch import hf, io
 from tilth.core import recipe as recipes
-from tilth.core.errors import CheckpointError, DataError, RecipeError, TilthError
+from tilth.core.errors import CheckpointError, DataError, RecipeError, RunInUse, TilthError
 from tilth.core.hashing import content_hash, file_hash
 from tilth.core.recipe import Recipe, Resolved
-from tilth.core.rundir import RunDir, read_json, read_rows, write_json, write_whole
+from tilth.core.rundir import RunDir, read_json, read_rows, require_run, write_json, write_whole
 from tilth.core.technique import dump
 from tilth.data.corpus import Documents
 from tilth.data.corpus import prepare as prepare_documents
 from tilth.data.store import TokenStore, write_stores
 from tilth.data.tokenizer import Tokenizer
-from tilth.eval import bits_per_byte, evaluate
+from tilth.eval import bits_per_byte
+from tilth.eval.evaluate import evaluate as run_tasks
+from tilth.eval.evaluate import tell
 from tilth.eval.speaker import Speaker
-from tilth.plan import Plan, plan, remember
 from tilth.report import page
 from tilth.report.live import Console, console
 from tilth.train.learner import World
+from tilth.train.plan import Plan, plan, remember
 from tilth.train.session import Session, Setting
 
 
@@ -148,6 +151,47 @@ def prepare(recipe: Recipe, cache: Path, say: Any) -> Prepared:
     tokenizer_dir = recipe.tokenizer.prepare(documents, cache, say)  # type: ignore[attr-defined]
     tokenizer = Tokenizer.load(tokenizer_dir)
     return Prepared(documents, tokenizer, tokenizer_dir, write_stores(documents, tokenizer, cache, say))
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for the run (rank 0, or the only one)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def evaluate(
+    model: str | Path, recipe: str | Path | None = None, *, root: str | Path = "runs", out: Console | None = None
+) -> dict[str, Any]:
+    """Evaluate a run or Hugging Face directory with the held-out text and tasks of a recipe (default: the run's)."""
+    out = out or console()
+    if recipe is None:
+        recipe = require_run(model) / "recipe.yaml"
+    resolved = recipes.load(recipe)
+    cache = Path(root) / ".cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    documents = prepare_documents(resolved.recipe.corpus, cache, out.say)
+    result = run_tasks(load(model), documents, resolved.recipe.eval.tasks, say=out.say)
+    for line in tell(result):
+        out.say(line)
+    return result
+
+
+def import_hf(hf_dir: str | Path, run_dir: str | Path) -> dict[str, Any]:
+    """Bring a Hugging Face checkpoint into a new run directory, with a `base.yaml` a recipe can extend.
+
+    Raises RunInUse if the directory holds a run already.
+    """
+    target = RunDir(run_dir)
+    if (target / "model").exists() or target.recipe.exists():
+        raise RunInUse("there is a run in this directory already.", where=str(target.path), fix="Name a new one.")
+    config, model, tokenizer_dir = hf.import_hf(Path(hf_dir))
+    tokenizer = Tokenizer.load(tokenizer_dir)
+    tokenizer.save(target.tokenizer)
+    io.save_model(target / "model", config, model, model.vocab_size, model.max_sequence)
+    path = str(target.path.resolve())
+    base = {"model": dump(config), "tokenizer": {"use": "pretrained", "path": f"{path}/tokenizer"}, "init": path}
+    write_whole(target / "base.yaml", yaml.safe_dump(base, sort_keys=False))
+    total = config.num_parameters(model.vocab_size)["total"]
+    return {"run": str(target.path), "base": str(target / "base.yaml"), "parameters": total}
 
 
 def identity(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
@@ -353,7 +397,7 @@ class _Job:
         with self._cached("eval.json", [weights, recipe["eval"]["tasks"], self.prepared.documents.key]) as todo:
             if todo:
                 self.out.say("evaluating on held-out text …")
-                result = evaluate.evaluate(speaker, self.prepared.documents, self.recipe.eval.tasks, say=self.out.say)
+                result = run_tasks(speaker, self.prepared.documents, self.recipe.eval.tasks, say=self.out.say)
                 write_json(self.dir / "eval.json", result)
         with self._cached("samples.json", [weights, recipe["eval"]["samples"], self.recipe.eval.sample_tokens]) as todo:
             if todo:

@@ -19,12 +19,12 @@ from tilth.core.clock import Clock
 from tilth.core.errors import DivergedError
 from tilth.core.recipe import Recipe
 from tilth.core.rundir import Rows, RunDir, read_rows, write_whole
-from tilth.plan import Plan, StagePlan
 from tilth.report.live import Console
 
 from . import meter
 from .learner import Learner, StepResult, World, compile_model
 from .loop import Timers, train
+from .plan import Plan, StagePlan
 from .signals import Interrupt
 from .store import Store
 

@@ -21,8 +21,6 @@ from tilth.data.sampler import Sampler
 from tilth.data.store import TokenStore
 
 HISTORY = "plan_history.jsonl"
-ASSUMED_UTILIZATION = 0.5
-"""Share of the matrix-multiply rate assumed for a machine that has no past run."""
 PROCESS_BYTES = 420_000_000
 """Resident memory of a Python process that has imported torch and tilth and opened the data (measured, CPU)."""
 
@@ -34,9 +32,8 @@ class StagePlan:
     stage: Stage
     steps: int
     sampler: Sampler
-    weights: dict[str, float]
     rows: list[dict[str, Any]]
-    """Per source: weight, tokens, epochs (of this stage), total_epochs (with the stages before)."""
+    """Per source what `Sampler.plan` says: share, planned_tokens, epochs, epochs_total and more."""
     flops_per_token: float
 
     @property
@@ -62,18 +59,16 @@ def plan(
     stages: list[StagePlan] = []
     for number, stage in enumerate(recipe.stages):
         staged = _plan_stage(recipe, number, stage, train, vocab_size, cursors)
-        for row, (name, used) in zip(staged.rows, staged.sampler.consumed(staged.steps).items(), strict=True):
-            cursors[name] += used
-            windows = max(1, (train[name].num_tokens - 1) // stage.batch.sequence)
-            row["total_epochs"] = cursors[name] / windows
-            if row["total_epochs"] > stage.max_epochs:
-                most = stage.max_epochs / row["total_epochs"] * staged.tokens
+        cursors = staged.sampler.cursor(staged.steps)
+        for row in staged.rows:
+            if row["epochs_total"] > stage.max_epochs:
+                most = stage.max_epochs / row["epochs_total"] * staged.tokens
                 raise PlanError(
-                    f"the source '{name}' would be repeated {row['total_epochs']:.1f} times, more than max_epochs "
-                    f"({stage.max_epochs:g}).",
+                    f"the source '{row['source']}' would be repeated {row['epochs_total']:.1f} times, more than "
+                    f"max_epochs ({stage.max_epochs:g}).",
                     where=f"stages.{number}.mixture",
-                    fix=f"A budget of about {_round_down(most)} tokens, a smaller weight for '{name}', more text, or "
-                    f"max_epochs: {math.ceil(row['total_epochs'])} would work.",
+                    fix=f"A budget of about {_round_down(most)} tokens, a smaller weight for '{row['source']}', more "
+                    f"text, or max_epochs: {math.ceil(row['epochs_total'])} would work.",
                 )
         if stage.batch.sequences % world:
             raise PlanError(
@@ -101,15 +96,14 @@ def _plan_stage(
     elif budget.flops is not None:
         steps = int(budget.flops // (flops * per_step))
     else:
-        first = max((w / train[n].num_tokens, n) for n, w in weights.items() if w > 0)[1]
-        steps = int(budget.epochs * train[first].num_tokens / weights[first] // per_step)
+        steps = sampler.steps_for(budget.epochs or 0)
     if steps < 1:
         raise PlanError(
             f"the budget buys no whole step of {per_step} tokens.",
             where=f"stages.{number}.budget",
             fix=f"At least {per_step} tokens, or a smaller batch.tokens.",
         )
-    return StagePlan(stage, steps, sampler, weights, sampler.plan(steps), flops)
+    return StagePlan(stage, steps, sampler, sampler.plan(steps), flops)
 
 
 def memory_bytes(recipe: Recipe, stage: Stage, vocab_size: int, world: int, micro: int | None = None) -> int:
@@ -212,3 +206,33 @@ def _refuse_too_large(recipe: Recipe, stages: list[StagePlan], numbers: dict[str
 def _round_down(tokens: float) -> str:
     digits = 10 ** max(0, len(str(int(tokens))) - 2)
     return f"{int(tokens // digits * digits):,}".replace(",", "_")
+
+
+def describe(numbers: dict[str, Any]) -> list[str]:
+    """The plan as lines a person reads."""
+    parameters = numbers["parameters"]
+    past = numbers["past_predictions"]
+    lines = [
+        f"parameters  {parameters['total']:,}, vocabulary {numbers['vocab_size']:,}",
+        f"compute     {numbers['flops_total']:.3g} FLOPs over {numbers['steps']:,} steps, {numbers['tokens']:,} tokens",
+        f"memory      {numbers['peak_memory_bytes'] / 2**30:.2f} GiB at the peak" + _error(past, "peak_memory_bytes"),
+    ]
+    if numbers["seconds"] is None:
+        lines.append("time        unknown: no run of this machine has been measured yet")
+    else:
+        lines.append(f"time        {numbers['seconds']:.0f} s of training steps" + _error(past, "seconds"))
+    lines.append(f"checkpoint  {numbers['checkpoint_bytes'] / 2**20:.1f} MiB each")
+    for stage in numbers["stages"]:
+        lines.append(f"stage {stage['name']}: {stage['steps']:,} steps of {stage['batch_tokens']:,} tokens")
+        for row in stage["sources"]:
+            lines.append(
+                f"  {row['source']:<16} {row['share']:6.1%}  {row['planned_tokens']:>12,} tokens  {row['epochs']:.2f} epochs"
+            )
+    return lines
+
+
+def _error(past: dict[str, Any], what: str) -> str:
+    error = past[f"{what}_error"]
+    if error is None:
+        return " (no past prediction to judge by)"
+    return f" (past predictions were off by {error:.0%}, median of {past[f'{what}_count']})"
