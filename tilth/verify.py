@@ -1,0 +1,309 @@
+"""`tilth verify`: proofs a user runs on their own recipe. Each says what it compared, and each can fail.
+
+The proofs train the recipe's own model on the recipe's own data for a few steps, in scratch directories.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tilth import job
+from tilth.arch import hf
+from tilth.core import recipe as recipes
+from tilth.core.batch import IGNORE, Batch
+from tilth.core.clock import Clock
+from tilth.core.errors import ProofFailed, RecipeError, nearest
+from tilth.core.recipe import Recipe
+from tilth.core.rundir import read_rows, write_whole
+from tilth.data.corpus import Documents
+from tilth.report.live import Console, console
+from tilth.train.learner import Learner, World
+from tilth.train.plan import Plan, plan
+from tilth.train.store import Store
+
+
+@dataclass
+class Ground:
+    """What every proof stands on."""
+
+    recipe: Recipe
+    prepared: job.Prepared
+    plan: Plan
+    steps: int
+    root: Path
+    scratch: Path
+
+    def short(self, **top: Any) -> Recipe:
+        """The recipe with `steps` steps per stage, no evaluation and no export."""
+        data = self.recipe.to_dict()
+        for stage in data["stages"]:
+            stage["budget"] = {"steps": self.steps}
+        data["eval"] = {"tasks": [], "samples": []}
+        data["export"] = {"format": "none"}
+        data["checkpoint"] |= {"every": 3, "keep": 3}
+        data["hooks"] = []
+        return recipes.from_dict(recipes.merge(data, top)).recipe
+
+    def model(self, precision: str | None = None) -> Any:
+        """The recipe's model with its first weights."""
+        longest = max(s.batch.sequence for s in self.recipe.stages)
+        model = self.recipe.model.build(self.prepared.tokenizer.vocab_size, longest)  # type: ignore[attr-defined]
+        model.init_weights(self.recipe.seed)
+        model.compute_dtype = torch.bfloat16 if (precision or self.recipe.precision) == "bf16" else torch.float32
+        return model
+
+    def run(self, name: str) -> Path:
+        """A fresh short run in this process."""
+        where = self.scratch / name
+        job.run(self.short(), run_dir=where, root=self.root, out=console(quiet=True))
+        return where
+
+
+def verify(
+    proofs: str, recipe: Any, overrides: Any = None, *, steps: int = 8, root: Any = "runs", out: Console | None = None
+) -> dict[str, Any]:
+    """Run proofs ("all", or names with commas) on a recipe. Raises ProofFailed naming those that did not hold."""
+    names = list(PROOFS) if proofs == "all" else [p.strip() for p in proofs.split(",")]
+    for name in names:
+        if name not in PROOFS:
+            raise RecipeError(f"there is no proof '{name}'.", where="verify", fix=nearest(name, [*PROOFS, "all"]))
+    if steps < 4:
+        raise RecipeError("two stops and starts need at least 4 steps.", where="--steps")
+    out, root = out or console(), Path(root)
+    resolved, _, prepared = job.make_plan(recipe, overrides, root=root, out=out)
+    root.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".verify-", dir=root))
+    results: dict[str, Any] = {}
+    try:
+        for name in names:
+            planned = plan(resolved.recipe, prepared.stores, prepared.tokenizer.vocab_size, root / ".cache")
+            ground = Ground(resolved.recipe, prepared, planned, steps, root, scratch)
+            begin = time.perf_counter()
+            holds, compared = PROOFS[name](ground)
+            results[name] = {"holds": holds, "compared": compared, "seconds": round(time.perf_counter() - begin, 2)}
+            out.say(f"{'holds' if holds else 'FAILS':<6} {name:<13} {compared}")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    failed = [n for n, r in results.items() if not r["holds"]]
+    if failed:
+        raise ProofFailed("; ".join(f"{n}: {results[n]['compared']}" for n in failed), where=str(recipe))
+    return results
+
+
+# ---- the proofs ------------------------------------------------------------------------------------------------
+
+
+def resume(ground: Ground) -> tuple[bool, str]:
+    """Stopped by SIGTERM, resumed, killed with -9, resumed: losses and weights bit-equal to the unbroken run."""
+    unbroken = _in_process(ground, "unbroken", [])
+    broken = _in_process(ground, "broken", [(signal.SIGTERM, 0.3), (signal.SIGKILL, 0.6)])
+    stops = [e for e in read_rows(broken / "events.jsonl") if e["event"] == "resume"]
+    left, right = _trace(unbroken), _trace(broken)
+    worst = next((i + 1 for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
+    weights = _differing(_state(unbroken), _state(broken))
+    holds = len(stops) == 2 and left == right and not weights
+    said = f"{len(left)} losses and gradient norms, {len(_state(unbroken))} weight and optimizer tensors, bit for bit, "
+    said += f"after {len(stops)} stops (SIGTERM, kill -9; resumed at steps {[e['step'] for e in stops]})"
+    if worst:
+        said += f"; first difference at step {worst}"
+    if weights:
+        said += f"; {len(weights)} tensors differ, first {weights[0]}"
+    return holds, said
+
+
+def determinism(ground: Ground) -> tuple[bool, str]:
+    """The same recipe and seed twice, equal; another seed, different."""
+    a, b = ground.run("first"), ground.run("second")
+    other = ground.scratch / "other-seed"
+    job.run(ground.short(seed=ground.recipe.seed + 1), run_dir=other, root=ground.root, out=console(quiet=True))
+    same, differs = _trace(a) == _trace(b) and not _differing(_state(a), _state(b)), _trace(a) != _trace(other)
+    return same and differs, (
+        f"{len(_trace(a))} steps twice: losses and weights {'bit-equal' if same else 'DIFFER'}; "
+        f"another seed gives {'other' if differs else 'THE SAME'} losses"
+    )
+
+
+def packing(ground: Ground) -> tuple[bool, str]:
+    """Change every token of document A in a pack: document B's logits do not move by one bit."""
+    model, length = ground.model(), ground.recipe.stages[0].batch.sequence
+    cut = max(1, length * 3 // 8)
+    tokens = ground.plan.stages[0].sampler.batch(0).tokens[:2].clone()
+    columns = torch.arange(length, dtype=torch.int32)
+    positions = torch.where(columns < cut, columns, columns - cut).expand_as(tokens).contiguous()
+    changed = tokens.clone()
+    changed[:, :cut] = (changed[:, :cut] + 1) % ground.prepared.tokenizer.vocab_size
+    with torch.no_grad():
+        before, after, unpacked = model(tokens, positions), model(changed, positions), model(changed, None)
+    moved = int((before[:, cut:] != after[:, cut:]).sum())
+    control = bool((unpacked[:, cut:] != before[:, cut:]).any())  # without the mask the change must be seen
+    return moved == 0 and control, (
+        f"{before[:, cut:].numel():,} logits of document B after all {cut} tokens of document A changed: {moved} moved; "
+        f"without the document mask they {'do' if control else 'DO NOT'} move"
+    )
+
+
+def accumulation(ground: Ground) -> tuple[bool, str]:
+    """One optimizer step on 1 x 8 sequences and on 8 x 1: the same loss, gradient and weights within rounding."""
+    stage, said, holds = ground.plan.stages[0], [], True
+    n = min(8, stage.stage.batch.sequences)
+    batch = stage.sampler.batch(0)
+    batch = Batch(batch.tokens[:n], batch.targets[:n].clone(), batch.positions[:n])
+    for i in range(n):  # unequal numbers of targets: a mean of means would be wrong
+        batch.targets[i, : i * batch.targets.shape[1] // (2 * n)] = IGNORE
+    for precision, limit in (("fp32", 1e-5), (ground.recipe.precision, 2e-2)):
+        grads = []
+        for micro in (n, 1):
+            model = ground.model(precision)
+            learner = Learner(
+                model,
+                stage.stage.objective,  # type: ignore[arg-type]
+                stage.stage.optim,  # type: ignore[arg-type]
+                stage.stage.schedule,  # type: ignore[arg-type]
+                clip=None,
+                micro=micro,
+                world=World(),
+            )
+            grads.append(_mean_gradient(learner, batch))
+        whole, parts = grads
+        gap = float(torch.linalg.vector_norm(whole - parts) / torch.linalg.vector_norm(whole))
+        holds &= gap <= limit
+        said.append(f"{precision} {gap:.1e} (limit {limit:.0e})")
+    return (
+        holds,
+        f"gradients of 1 x {n} and {n} x 1 sequences with unequal target counts; relative difference "
+        + ", ".join(said),
+    )
+
+
+def export(ground: Ground) -> tuple[bool, str]:
+    """Export the recipe's model and compare its logits block by block with the reader of the export."""
+    wanted = ground.recipe.export.format
+    target = ground.scratch / "export"
+    result = hf.export_hf(
+        target,
+        ground.recipe.model,
+        ground.model("fp32"),
+        ground.prepared.tokenizer,
+        format="auto" if wanted == "none" else wanted,
+    )
+    return True, str(result)
+
+
+def data(ground: Ground) -> tuple[bool, str]:
+    """Every planned sample is seen exactly once and no held-out document is among the training documents."""
+    seen: Counter[Any] = Counter()
+    planned = 0
+    for staged in ground.plan.stages:
+        planned += staged.steps * staged.stage.batch.sequences
+        for step in range(staged.steps):
+            seen.update(
+                (ref.source, ref.epoch, ref.window, staged.stage.batch.sequence) for ref in staged.sampler.refs(step)
+            )
+    twice = sum(n > 1 for n in seen.values())
+    counted = sum(sum(s.sampler.consumed(s.steps).values()) for s in ground.plan.stages)
+    leaks = _leaks(ground.prepared.documents)
+    holds = twice == 0 and sum(seen.values()) == planned == counted and not leaks
+    return holds, (
+        f"{planned:,} planned samples, {len(seen):,} distinct, {twice} seen twice; "
+        f"{len(leaks)} held-out documents whose id or text is also in training"
+    )
+
+
+PROOFS: dict[str, Callable[[Ground], tuple[bool, str]]] = {
+    "resume": resume,
+    "packing": packing,
+    "accumulation": accumulation,
+    "export": export,
+    "data": data,
+    "determinism": determinism,
+}
+
+
+# ---- pieces ----------------------------------------------------------------------------------------------------
+
+
+def _in_process(ground: Ground, name: str, stops: list[tuple[signal.Signals, float]]) -> Path:
+    """A short run in processes of its own, stopped by each signal once that share of its steps is done."""
+    where, file = ground.scratch / name, ground.scratch / f"{name}.yaml"
+    recipe = ground.short()
+    write_whole(file, recipes.to_yaml(recipe))
+    total = ground.steps * len(recipe.stages)
+    command = [sys.executable, "-m", "tilth", "run", str(file), "--run", str(where), "--root", str(ground.root)]
+    for stop, share in [*stops, (None, 1.0)]:
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ
+        )
+        if stop is not None:
+            _wait_for_rows(process, where / "metrics.jsonl", max(1, round(total * share)))
+            process.send_signal(stop)
+        _, errors = process.communicate()
+        if stop is None and process.returncode:
+            raise ProofFailed(f"the run itself failed: {errors.strip().splitlines()[-1:]}.", where=name)
+    return where
+
+
+def _wait_for_rows(process: subprocess.Popen[str], path: Path, rows: int) -> None:
+    while process.poll() is None and len(read_rows(path)) < rows:
+        time.sleep(0.005)
+
+
+def _trace(run: Path) -> list[tuple[Any, ...]]:
+    return [(r["stage"], r["step"], r["loss"], r["grad_norm"], r["lr"]) for r in read_rows(run / "metrics.jsonl")]
+
+
+def _state(run: Path) -> dict[str, torch.Tensor]:
+    """Weights and optimizer state of a run's last checkpoint."""
+    loaded = Store(run / "checkpoints", keep=1, milestones=None, asynchronous=False, identity=None).load()
+    if loaded is None:
+        raise ProofFailed("the run left no checkpoint.", where=str(run))
+    return dict(_tensors(loaded[1], ""))
+
+
+def _tensors(node: Any, path: str) -> Any:
+    if isinstance(node, torch.Tensor):
+        yield path, node
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from _tensors(value, f"{path}/{key}")
+
+
+def _differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:
+    return [n for n in a if n not in b or not torch.equal(a[n], b[n])] + [n for n in b if n not in a]
+
+
+def _mean_gradient(learner: Learner, batch: Batch) -> torch.Tensor:
+    """Flat mean gradient of a batch as the learner hands it to the optimizer."""
+    kept: list[torch.Tensor] = []
+    learner.optimizer.step = lambda: kept.extend(p.param.grad.flatten().clone() for p in learner.named)  # type: ignore[method-assign, union-attr]
+    learner.step(batch, Clock(0, 1))
+    return torch.cat(kept)
+
+
+def _leaks(documents: Documents) -> list[str]:
+    import hashlib
+
+    train_ids, train_texts = set(), set()
+    leaks = []
+    for source in documents.sources:
+        for batch in documents.read(source, "train"):
+            train_ids.update(batch["id"].to_pylist())
+            train_texts.update(hashlib.sha256(t.encode()).digest() for t in batch["text"].to_pylist())
+    for source in documents.sources:
+        for batch in documents.read(source, "held_out"):
+            for name, text in zip(batch["id"].to_pylist(), batch["text"].to_pylist(), strict=True):
+                if name in train_ids or hashlib.sha256(text.encode()).digest() in train_texts:
+                    leaks.append(name)
+    return leaks
