@@ -1,0 +1,163 @@
+"""A tokenizer as the rest of the house sees it: `tokenizer.json` (Hugging Face `tokenizers`) plus who begins and ends.
+
+Text is data: special tokens spelt out in a document or a prompt ("<|endoftext|>") are encoded as the plain characters
+they are, never as the token. No begin or end token is added here; whoever packs or prompts adds `bos_id`, `eos_id`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from tilth.core.errors import DataError
+from tilth.core.hashing import content_hash
+from tilth.core.rundir import read_json, write_json, write_whole
+
+
+class Tokenizer:
+    """Text to token ids and back; load one with `Tokenizer.load`."""
+
+    def __init__(self, text: str, config: dict[str, Any], where: str = "tokenizer") -> None:
+        """`text` is tokenizer.json; `config` (tokenizer_config.json) names bos_token and eos_token.
+
+        Raises DataError naming `where` if the tokenizer is damaged or lacks a token the config names.
+        """
+        try:
+            self._backend = tokenizers.Tokenizer.from_str(text)
+            parsed = json.loads(text)
+        except Exception as err:
+            raise DataError(
+                f"this is not a readable tokenizer.json ({str(err)[:200]}).",
+                where=where,
+                fix="It must be the `tokenizer.json` that Hugging Face `tokenizers` writes.",
+            ) from None
+        self._backend.no_truncation()  # a released tokenizer may cut or pad what it is given
+        self._backend.no_padding()
+        self._backend.encode_special_tokens = True
+        self._text, self._config, self._where = text, config, where
+        self.vocab_size = 1 + max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        """One more than the largest id: the rows an embedding needs."""
+        if self.vocab_size == 0:
+            raise DataError("this tokenizer has no tokens.", where=where)
+        self.bos_id = self._special("bos_token")
+        self.eos_id = self._special("eos_token")
+        self.fingerprint = content_hash([parsed, self.bos_id, self.eos_id])
+        """Content hash of all that decides which ids a text gets."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokenizer:
+        """Read a directory that holds tokenizer.json: one of ours, or a Hugging Face model.
+
+        The begin and end tokens are the ones tokenizer_config.json names (null: none). What it does not mention is
+        looked up in special_tokens_map.json, then in generation_config.json and config.json (by id).
+        Raises DataError naming the file that is missing or damaged.
+        """
+        path = Path(path)
+        if not (path / "tokenizer.json").is_file():
+            raise DataError("there is no tokenizer.json here.", where=str(path), fix=_other_formats(path))
+        try:
+            text = (path / "tokenizer.json").read_text(encoding="utf-8")
+        except UnicodeDecodeError as err:
+            raise DataError(f"this is not UTF-8 text (byte {err.start}).", where=str(path / "tokenizer.json")) from None
+        config = _read_object(path / "tokenizer_config.json")
+        names = _read_object(path / "special_tokens_map.json")
+        ids = _read_object(path / "config.json") | _read_object(path / "generation_config.json")
+        without = cls(text, {}, where=str(path / "tokenizer.json"))
+        for role in ("bos_token", "eos_token"):
+            if role not in config:
+                config[role] = names.get(role) or without._name(ids.get(f"{role}_id"))
+        return cls(text, config, where=str(path))
+
+    def save(self, path: str | Path) -> None:
+        """Write both files; `load` gives an equal tokenizer, and so does `transformers.AutoTokenizer`."""
+        write_whole(Path(path) / "tokenizer.json", self._text)
+        write_json(Path(path) / "tokenizer_config.json", self._config)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, no begin or end added."""
+        return self.encode_batch([text])[0].tolist()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each text, uint32 [n], computed on all cores."""
+        try:
+            encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as err:
+            raise DataError(f"the tokenizer failed on a text ({str(err)[:200]}).", where=self._where) from None
+        return [np.asarray(e.ids, dtype=np.uint32) for e in encoded]
+
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """Text of token ids; bytes that are no UTF-8 become U+FFFD. `special` shows special tokens by name."""
+        return self._backend.decode([int(i) for i in ids], skip_special_tokens=not special)
+
+    def stream_decoder(self) -> StreamDecoder:
+        """A decoder for one stream of tokens."""
+        return StreamDecoder(self)
+
+    def _name(self, token_id: Any) -> str | None:
+        """The token of an id as configurations hold it: a number, or a list of which the first counts."""
+        token_id = token_id[0] if isinstance(token_id, list) and token_id else token_id
+        return self._backend.id_to_token(token_id) if type(token_id) is int and token_id >= 0 else None
+
+    def _special(self, role: str) -> int | None:
+        token = self._config.get(role)
+        token = token.get("content") if isinstance(token, dict) else token
+        if token is None:
+            return None
+        found = self._backend.token_to_id(token) if isinstance(token, str) else None
+        if found is None:
+            raise DataError(f"the {role} {token!r:.60} is not in the vocabulary.", where=self._where)
+        return found
+
+
+class StreamDecoder:
+    """Text of a token stream piece by piece: the pieces joined are `decode` of all tokens.
+
+    A piece is held back while it ends inside a UTF-8 sequence. Tokens are decoded behind the tokens of the piece
+    before, because some decoders treat the first token of a text differently.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._context: list[int] = []
+        self._context_chars = 0
+        self._pending: list[int] = []
+
+    def push(self, token: int) -> str:
+        """The text that is certain now; "" while a character is incomplete."""
+        self._pending.append(int(token))
+        text = self._tokenizer.decode(self._context + self._pending)
+        return "" if text.endswith("\ufffd") else self._emit(text)
+
+    def finish(self) -> str:
+        """What was held back, incomplete characters as U+FFFD."""
+        return self._emit(self._tokenizer.decode(self._context + self._pending))
+
+    def _emit(self, text: str) -> str:
+        piece = text[self._context_chars :]
+        self._context, self._pending = self._pending, []
+        self._context_chars = len(self._tokenizer.decode(self._context))
+        return piece
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; {} if there is no such file."""
+    data = read_json(path) if path.is_file() else {}
+    if not isinstance(data, dict):
+        raise DataError("this file must hold a JSON object.", where=str(path))
+    return data
+
+
+def _other_formats(path: Path) -> str:
+    """What would work for a directory that holds a tokenizer in another form."""
+    found = [n for n in ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model") if (path / n).is_file()]
+    if not found:
+        return "Name a directory that holds one, or the file itself."
+    return (
+        f"There is a {found[0]}; convert it once with "
+        "`transformers.AutoTokenizer.from_pretrained(dir).save_pretrained(new_dir)`."
+    )
