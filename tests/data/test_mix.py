@@ -11,15 +11,15 @@ TOKENS = {"code": 900, "prose": 100}
 
 
 def test_proportional_follows_tokens() -> None:
-    assert resolve("mixture", "proportional").weights(TOKENS) == pytest.approx({"code": 0.9, "prose": 0.1})
+    assert resolve("mixture", "proportional").shares(TOKENS) == pytest.approx({"code": 0.9, "prose": 0.1})
 
 
 def test_temperature_flattens_by_hand() -> None:
     # sqrt(900) : sqrt(100) = 30 : 10
-    assert resolve("mixture", {"use": "proportional", "temperature": 2}).weights(TOKENS) == pytest.approx(
+    assert resolve("mixture", {"use": "proportional", "temperature": 2}).shares(TOKENS) == pytest.approx(
         {"code": 0.75, "prose": 0.25}
     )
-    steeper = resolve("mixture", {"use": "proportional", "temperature": 0.5}).weights(TOKENS)
+    steeper = resolve("mixture", {"use": "proportional", "temperature": 0.5}).shares(TOKENS)
     assert steeper["prose"] == pytest.approx(0.01 / 0.82)
 
 
@@ -36,28 +36,28 @@ def test_proportional_always_sums_to_one(tokens: dict[str, int], temperature: fl
 
 
 def test_fixed_normalises() -> None:
-    assert resolve("mixture", {"use": "fixed", "shares": {"prose": 1, "code": 3}}).weights(TOKENS) == {
+    assert resolve("mixture", {"use": "fixed", "weights": {"prose": 1, "code": 3}}).shares(TOKENS) == {
         "code": 0.75,
         "prose": 0.25,
     }
 
 
 @pytest.mark.parametrize(
-    ("shares", "error", "says"),
+    ("weights", "error", "says"),
     [
-        ({"cod": 1, "prose": 1}, RecipeError, "mixture.shares.cod: there is no source 'cod'. Did you mean 'code'?"),
-        ({"code": 1}, RecipeError, "the source 'prose' has no share. Write `prose: 0`"),
-        ({"code": -1, "prose": 1}, RecipeError, "shares.code: input should be greater than or equal to 0"),
-        ({"code": 0, "prose": 0}, RecipeError, "all shares are 0"),
-        ({"code": ".nan", "prose": 0}, RecipeError, "shares.code: "),
+        ({"cod": 1, "prose": 1}, RecipeError, "mixture.weights.cod: there is no source 'cod'. Did you mean 'code'?"),
+        ({"code": 1}, RecipeError, "the source 'prose' has no weight. Write `prose: 0`"),
+        ({"code": -1, "prose": 1}, RecipeError, "weights.code: input should be greater than or equal to 0"),
+        ({"code": 0, "prose": 0}, RecipeError, "all weights are 0"),
+        ({"code": ".nan", "prose": 0}, RecipeError, "weights.code: "),
         ({}, RecipeError, "at least 1 item"),
         ({"code": 1, "prose": 1, "empty": 1}, DataError, "the source 'empty' has no tokens"),
     ],
 )
-def test_fixed_refuses(shares: dict, error: type[Exception], says: str) -> None:
-    with pytest.raises(error, match="") as caught:
-        resolve("mixture", {"use": "fixed", "shares": shares}).weights(
-            TOKENS | {"empty": 0} if "empty" in shares else TOKENS
+def test_fixed_refuses(weights: dict, error: type[Exception], says: str) -> None:
+    with pytest.raises(error) as caught:
+        resolve("mixture", {"use": "fixed", "weights": weights}).shares(
+            TOKENS | {"empty": 0} if "empty" in weights else TOKENS
         )
     assert says in str(caught.value)
 

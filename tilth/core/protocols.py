@@ -52,7 +52,7 @@ class CurateStep(Protocol):
 class Mixture(Protocol):
     """A mixture's configuration."""
 
-    def weights(self, tokens: Mapping[str, int]) -> dict[str, float]:
+    def shares(self, tokens: Mapping[str, int]) -> dict[str, float]:
         """Share of the training tokens per source; `tokens` holds what each source has."""
 
 

@@ -85,7 +85,7 @@ def plan(
 def _plan_stage(
     recipe: Recipe, number: int, stage: Stage, train: dict[str, TokenStore], vocab: int, cursors: dict[str, int]
 ) -> StagePlan:
-    weights = stage.mixture.weights({name: store.num_tokens for name, store in train.items()})  # type: ignore[attr-defined]
+    weights = stage.mixture.shares({name: store.num_tokens for name, store in train.items()})  # type: ignore[attr-defined]
     sampler = Sampler(train, weights, stage.batch.sequence, stage.batch.sequences, recipe.seed, start=dict(cursors))
     flops = recipe.model.flops_per_token(vocab, stage.batch.sequence)  # type: ignore[attr-defined]
     budget, per_step = stage.budget, stage.batch.tokens

@@ -1,7 +1,7 @@
-"""Mixture in fixed shares: `shares: {code: 3, prose: 1}` trains on three tokens of code for each token of prose.
+"""Mixture in fixed shares: `weights: {code: 3, prose: 1}` trains on three tokens of code for each token of prose.
 
-Shares are of the training tokens (not of documents, not of epochs), normalised to sum 1. It fails when shares are
-guessed: a small source with a large share is repeated (the plan says how often, and refuses too often).
+Weights are shares of the training tokens (not of documents, not of epochs), normalised to sum 1. It fails when they
+are guessed: a small source with a large weight is repeated (the plan says how often, and refuses too often).
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ CARD = {
 class Config(BaseConfig):
     """Knobs of the fixed mixture."""
 
-    shares: dict[str, Annotated[float, Field(ge=0)]] = Field(min_length=1)
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(min_length=1)
     """Source -> share of the training tokens, in any unit. Every source is named; 0 leaves one out."""
 
-    @field_validator("shares")
+    @field_validator("weights")
     @classmethod
     def _some(cls, value: dict[str, float]) -> dict[str, float]:
         if not any(value.values()):
-            raise ValueError("all shares are 0; at least one source needs a positive share")
+            raise ValueError("all weights are 0; at least one source needs a positive one")
         return value
 
-    def weights(self, tokens: Mapping[str, int]) -> dict[str, float]:
+    def shares(self, tokens: Mapping[str, int]) -> dict[str, float]:
         """Share of the training tokens per source, summing to 1. Raises RecipeError for a source that is not there
-        or not named, DataError for a positive share of a source without tokens."""
-        for name in self.shares:
+        or not named, DataError for a positive weight of a source without tokens."""
+        for name in self.weights:
             if name not in tokens:
                 raise RecipeError(
-                    f"there is no source '{name}'.", where=f"mixture.shares.{name}", fix=nearest(name, tokens)
+                    f"there is no source '{name}'.", where=f"mixture.weights.{name}", fix=nearest(name, tokens)
                 )
         for name, num_tokens in tokens.items():
-            if name not in self.shares:
+            if name not in self.weights:
                 raise RecipeError(
-                    f"the source '{name}' has no share.",
-                    where="mixture.shares",
+                    f"the source '{name}' has no weight.",
+                    where="mixture.weights",
                     fix=f"Write `{name}: 0` to leave it out.",
                 )
-            if self.shares[name] > 0 and num_tokens == 0:
+            if self.weights[name] > 0 and num_tokens == 0:
                 raise DataError(
-                    f"the source '{name}' has no tokens to be given a share.",
-                    where=f"mixture.shares.{name}",
-                    fix="Look at what curation dropped, or set its share to 0.",
+                    f"the source '{name}' has no tokens to be given a weight.",
+                    where=f"mixture.weights.{name}",
+                    fix="Look at what curation dropped, or set its weight to 0.",
                 )
-        total = sum(self.shares.values())
-        return {name: self.shares[name] / total for name in tokens}
+        total = sum(self.weights.values())
+        return {name: self.weights[name] / total for name in tokens}

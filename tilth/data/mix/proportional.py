@@ -32,7 +32,7 @@ class Config(BaseConfig):
     temperature: float = Field(1.0, gt=0)
     """1: in proportion to tokens; larger: flatter, towards equal shares; below 1: steeper."""
 
-    def weights(self, tokens: Mapping[str, int]) -> dict[str, float]:
+    def shares(self, tokens: Mapping[str, int]) -> dict[str, float]:
         """Share of the training tokens per source, summing to 1; a source without tokens gets 0."""
         largest = max(tokens.values(), default=0)
         if largest <= 0:
