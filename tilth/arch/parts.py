@@ -144,8 +144,9 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]"""
         match self.kind:
-            case "swiglu" if self.up.bias is None:
-                return ops.swiglu_mlp(x, self.gate.weight, self.up.weight, self.down.weight)
+            case "swiglu" | "geglu" if self.up.bias is None:
+                mlp = ops.swiglu_mlp if self.kind == "swiglu" else ops.geglu_mlp
+                return mlp(x, self.gate.weight, self.up.weight, self.down.weight)
             case "swiglu":
                 return self.down(ops.swiglu(self.gate(x), self.up(x)))
             case "geglu":
