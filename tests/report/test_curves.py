@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ def test_smooth_is_the_mean_of_its_window(values: list[float | None], starts: li
     got = smooth(values, starts, share)
     assert len(got) == len(values)
     edges = [0, *sorted({s for s in starts if 0 < s < len(values)}), len(values)]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         half = max(1, round(share * (end - begin)))
         for i in range(begin, end):
             reach = min(half, i - begin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +20,7 @@ def smooth(values: Sequence[float | None], starts: Sequence[int] = (), share: fl
     """
     out: list[float | None] = []
     edges = sorted({0, len(values), *(s for s in starts if 0 < s < len(values))})
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+    for begin, end in itertools.pairwise(edges):
         y = np.array([np.nan if v is None else v for v in values[begin:end]], dtype=np.float64)
         known = ~np.isnan(y)
         sums = np.concatenate([[0.0], np.cumsum(np.where(known, y, 0.0))])
@@ -48,7 +49,7 @@ def thin(series: Sequence[Sequence[float | None]], limit: int = LIMIT) -> list[i
     )
     arrays = [np.array([np.nan if v is None else v for v in s], dtype=np.float64) for s in series]
     keep = {0, n - 1}
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+    for begin, end in itertools.pairwise(edges):
         for y in arrays:
             part = y[begin:end]
             if not np.isnan(part).all():

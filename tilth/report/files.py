@@ -66,7 +66,7 @@ def gather(run: Path) -> Files:
 
 
 def _read(run: Path, name: str, notes: dict[str, str]) -> Any:
-    want = list if name.endswith("l") and name != "recipe.yaml" or name == "samples.json" else dict
+    want = list if name.endswith(".jsonl") or name == "samples.json" else dict
     try:
         text = inside(run, name).read_text(encoding="utf-8")
         data = _parse(text, name, notes)
