@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tilth.arch import native
+
 IGNORE = -100
 """Target value that takes part neither in the loss nor in its gradient."""
 
@@ -30,6 +32,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     The master is cast to x's dtype for the product; its gradient arrives in the master's dtype.
     """
+    if bias is None and native.handles(x):
+        return native.Linear.apply(x, weight)
     return linear_plain(x, weight, bias)
 
 
@@ -43,6 +47,8 @@ def linear_cat(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     The same as concatenating ``linear(x, w)`` over the weights, for projections that read one input
     (query/key/value, gate/up).
     """
+    if native.handles(x):
+        return native.Linear.apply(x, *weights)
     return linear_cat_plain(x, weights)
 
 
@@ -52,6 +58,12 @@ def linear_cat_plain(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
 
 def embedding(tokens: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Rows of ``weight [V, D]`` for ``tokens`` int64 ``[B, T]`` -> ``[B, T, D]`` in ``dtype``."""
+    if dtype == torch.bfloat16 and native.takes(weight):
+        return native.Embedding.apply(tokens, weight)
+    return embedding_plain(tokens, weight, dtype)
+
+
+def embedding_plain(tokens: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     return F.embedding(tokens, weight).to(dtype)
 
 
@@ -65,6 +77,8 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float, *, offset: float = 0.
 
     x ``[..., D]``, weight float32 ``[D]`` or None (no scale); statistics in float32; result in x's dtype.
     """
+    if native.handles(x) and native.takes(weight):
+        return native.RmsNorm.apply(x, None, weight, eps, offset)
     return rms_norm_plain(x, weight, eps, offset=offset)
 
 
@@ -80,6 +94,8 @@ def add_rms_norm(
     x: Tensor, delta: Tensor, weight: Tensor | None, eps: float, *, offset: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Residual addition and the norm that follows it: ``(s, rms_norm(s))`` with ``s = x + delta``; all ``[..., D]``."""
+    if native.handles(x, delta) and native.takes(weight):
+        return native.RmsNorm.apply(x, delta, weight, eps, offset)
     return add_rms_norm_plain(x, delta, weight, eps, offset=offset)
 
 
@@ -142,7 +158,13 @@ def attention(
     ``i - positions[i] <= j <= i`` and, with a window, ``i - j < window``. softcap c replaces a score s by
     ``c * tanh(s / c)`` before masking. scale defaults to ``1 / sqrt(E)``.
     """
+    if native.handles(q, k, v) and native.fits_heads(q.shape[-1]):
+        return native.Attention.apply(q, k, v, _int32(positions), window, softcap, scale)
     return attention_plain(q, k, v, positions, window=window, softcap=softcap, scale=scale)
+
+
+def _int32(positions: Tensor | None) -> Tensor | None:
+    return None if positions is None else positions.to(torch.int32).contiguous()
 
 
 def attention_mask(length: int, positions: Tensor | None, window: int | None, device: torch.device) -> Tensor:
@@ -202,6 +224,8 @@ def qkv_attention(
     None for no rotation; result ``[B, T, H * E]``. On the native path rotated q and k are never stored and the
     gradient arrives as one tensor, ready for the projection's backward product.
     """
+    if native.handles(qkv) and native.fits_heads(qkv.shape[-1] // (heads + 2 * kv_heads)) and native.takes(cos, sin):
+        return native.QkvAttention.apply(qkv, heads, kv_heads, _int32(positions), cos, sin, window, softcap, scale)
     return qkv_attention_plain(qkv, heads, kv_heads, cos, sin, positions, window=window, softcap=softcap, scale=scale)
 
 
@@ -230,34 +254,58 @@ def qkv_attention_plain(
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """``silu(gate) * up``, all ``[..., F]``."""
+    if native.handles(gate, up):
+        return native.Activation.apply(native.SILU, gate, up)
+    return swiglu_plain(gate, up)
+
+
+def swiglu_plain(gate: Tensor, up: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
 def geglu(gate: Tensor, up: Tensor) -> Tensor:
     """``gelu(gate) * up`` with the tanh approximation, all ``[..., F]``."""
+    if native.handles(gate, up):
+        return native.Activation.apply(native.GELU_TANH, gate, up)
+    return geglu_plain(gate, up)
+
+
+def geglu_plain(gate: Tensor, up: Tensor) -> Tensor:
     return F.gelu(gate, approximate="tanh") * up
 
 
 def relu2(x: Tensor) -> Tensor:
     """``relu(x)^2``, ``[..., F]``."""
+    return native.Activation.apply(native.RELU2, x, None) if native.handles(x) else relu2_plain(x)
+
+
+def relu2_plain(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     """GELU of ``x [..., F]``; approximate is "none" (erf) or "tanh"."""
+    if approximate == "tanh" and native.handles(x):
+        return native.Activation.apply(native.GELU_TANH, x, None)
     return F.gelu(x, approximate=approximate)
 
 
 def swiglu_mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     """The whole SwiGLU block: ``(silu(x gate^T) * (x up^T)) down^T``.
 
-    x ``[..., D]``; gate, up float32 ``[F, D]``; down float32 ``[D, F]``; result ``[..., D]``.
+    x ``[..., D]``; gate, up float32 ``[F, D]``; down float32 ``[D, F]``; result ``[..., D]``. The native path keeps
+    only x and the products with gate and up for the backward pass.
     """
-    return swiglu_mlp_plain(x, gate, up, down)
+    if native.handles(x):
+        return native.GluMlp.apply(native.SILU, x, gate, up, down)
+    return linear_plain(swiglu_plain(linear_plain(x, gate), linear_plain(x, up)), down)
 
 
-def swiglu_mlp_plain(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    return linear_plain(swiglu(linear_plain(x, gate), linear_plain(x, up)), down)
+def geglu_mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """swiglu_mlp with :func:`geglu` in place of :func:`swiglu`; same shapes."""
+    if native.handles(x):
+        return native.GluMlp.apply(native.GELU_TANH, x, gate, up, down)
+    return linear_plain(geglu_plain(linear_plain(x, gate), linear_plain(x, up)), down)
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -284,6 +332,8 @@ def linear_cross_entropy(
     ``nll + z_loss * logsumexp^2`` (differentiable), count the int64 number of counted rows.
     Gradients are formed chunk by chunk in the forward pass, and only when something asks for them.
     """
+    if hidden.device.type == "cpu":
+        native.check_range(targets[targets != IGNORE], weight.shape[0], "target")
     return _LinearCrossEntropy.apply(hidden, weight, bias, targets, softcap, z_loss, torch.is_grad_enabled())
 
 
@@ -358,7 +408,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def cross_entropy_chunk(
     logits: Tensor, targets: Tensor, softcap: float | None, z_loss: float, want_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Loss of one chunk of raw logits ``[n, V]`` (scalar) and, if asked, its gradient ``[n, V]`` in logits' dtype."""
+    """Loss of one chunk of raw logits ``[n, V]`` (scalar) and, if asked, its gradient ``[n, V]`` in logits' dtype.
+
+    The logits are used up: the gradient may take their place.
+    """
+    if native.handles(logits):
+        per_row = native.cross_entropy_rows(logits, targets, softcap, z_loss, IGNORE, want_grad)
+        return per_row.sum(), logits
     wide = _wide(logits)
     if softcap is not None:
         squashed = torch.tanh(wide / softcap)
