@@ -1,0 +1,284 @@
+"""Sources and curation steps become documents on disk, once: read, judged, split, written whole, kept by content.
+
+`cache/documents-<key>/` holds `<source>.<split>.parquet`, `ledger.json` and `quarantine.jsonl`. The key covers the
+sources' fingerprints, every setting and the code that ran, so another recipe gets other documents and an equal one gets
+these. It is built aside under a lock and renamed at the end: a crash or a full disk leaves nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import tilth.data.document
+from tilth.core.errors import DataError
+from tilth.core.hashing import content_hash, file_hash, source_hash
+from tilth.core.recipe import Corpus, Holdout
+from tilth.core.rundir import fsync_dir, read_json, write_json
+from tilth.core.technique import dump
+from tilth.data.document import BATCH_BYTES, BATCH_DOCUMENTS, SCHEMA, Ledger, text_key
+
+Split = Literal["train", "held_out"]
+SPLITS: tuple[Split, Split] = ("train", "held_out")
+
+
+class Documents:
+    """Prepared documents in a directory. `ledger` maps each source to its books (see `Ledger.to_dict`), plus
+    `train` and `held_out`: {"documents": n, "bytes": n}."""
+
+    def __init__(self, dir: Path) -> None:
+        """Open what `prepare` wrote. Raises DataError if a file is missing or of the wrong size."""
+        self.dir = dir
+        data = read_json(dir / "ledger.json")
+        self.key: str = data["key"]
+        self.sources: list[str] = list(data["sources"])
+        self.ledger: dict[str, dict[str, Any]] = data["sources"]
+        for name, want in data["files"].items():
+            path = dir / name
+            if not path.is_file() or path.stat().st_size != want["bytes"]:
+                raise DataError("this file is missing or cut short.", where=str(path), fix=f"Delete {dir}.")
+
+    def _file(self, source: str, split: Split) -> pq.ParquetFile:
+        if source not in self.ledger or split not in SPLITS:
+            raise DataError(f"there is no split '{split}' of a source '{source}'.", where=str(self.dir))
+        return pq.ParquetFile(self.dir / f"{source}.{split}.parquet")
+
+    def read(self, source: str, split: Split) -> Iterator[pa.RecordBatch]:
+        """Documents of one source and split in their fixed order, in bounded batches of `SCHEMA`."""
+        with self._file(source, split) as file:
+            for group in range(file.num_row_groups):
+                yield from file.read_row_group(group).to_batches()
+
+    def texts(self, source: str, split: Split, max_bytes: int | None = None) -> list[str]:
+        """Texts of one source and split; with `max_bytes`, the first so many whose UTF-8 size stays within it."""
+        out: list[str] = []
+        left = float("inf") if max_bytes is None else max_bytes
+        for batch in self.read(source, split):
+            for text in batch.column("text").to_pylist():
+                left -= len(text.encode())
+                if left < 0:
+                    return out
+                out.append(text)
+        return out
+
+    def ids(self, split: Split) -> set[str]:
+        """Ids of all documents of a split, over all sources."""
+        columns = [self._file(s, split).read(columns=["id"]).column("id").to_pylist() for s in self.sources]
+        return {i for column in columns for i in column}
+
+
+def prepare(corpus: Corpus, cache: Path, say: Callable[[str], None]) -> Documents:
+    """Documents of `corpus`, from the cache or made now; `say` gets one line per source.
+
+    Raises DataError, with nothing left behind, when a source is missing, unreadable or has nothing left.
+    """
+    key = _key(corpus)
+    target = cache / f"documents-{key}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with _locked(cache / f".documents-{key}.lock", say):
+        documents = _cached(target, say)
+        if documents is None:
+            aside = cache / f".documents-{key}.partial"
+            shutil.rmtree(aside, ignore_errors=True)  # a killed process left it; we hold the lock
+            try:
+                aside.mkdir()
+                _build(corpus, aside, key)
+                fsync_dir(aside)
+                aside.rename(target)
+                fsync_dir(cache)
+            except OSError as err:
+                raise DataError(f"the documents cannot be written: {err.strerror or err}.", where=str(aside)) from None
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+            documents = Documents(target)
+    for source in documents.sources:
+        say(summary(source, documents.ledger[source]))
+    return documents
+
+
+def summary(source: str, account: dict[str, Any]) -> str:
+    """One line: what was kept, held out, dropped and quarantined, with the commonest reasons."""
+    line = f"{source}: {account['kept']:,} documents, {account['kept_bytes'] / 1e6:.1f} MB kept"
+    line += f" ({account['held_out']['documents']:,} held out)"
+    for what in ("dropped", "quarantined"):
+        if account[what]:
+            reasons = ", ".join(f"{reason} {n:,}" for reason, n in list(account[what].items())[:4])
+            line += f"; {sum(account[what].values()):,} {what} ({reasons})"
+    return line
+
+
+def _key(corpus: Corpus) -> str:
+    configs = [*corpus.sources.values(), *corpus.curate]
+    modules = {type(c).__module__ for c in configs} | {__name__, tilth.data.document.__name__}
+    reading = sys.modules.get("tilth.data.reading")
+    code = source_hash(*(sys.modules[m] for m in sorted(modules)), *([reading] if reading else []))
+    sources = [[name, dump(s), s.fingerprint()] for name, s in corpus.sources.items()]  # type: ignore[attr-defined]
+    steps = [dump(step) for step in corpus.curate]
+    return content_hash([sources, steps, corpus.holdout.model_dump(), corpus.on_error, code])
+
+
+@contextmanager
+def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """One builder per key; a second process waits and then finds the result."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("documents: another process is preparing them; waiting.")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _cached(target: Path, say: Callable[[str], None]) -> Documents | None:
+    if not target.exists():
+        return None
+    try:
+        return Documents(target)
+    except (DataError, KeyError, TypeError, AttributeError) as err:
+        say(f"documents: the cached ones are damaged and are made again ({err})")
+        shutil.rmtree(target)
+        return None
+
+
+class _Writer:
+    """A Parquet file of documents whose row groups are bounded in rows and bytes, so that readers are too."""
+
+    def __init__(self, path: Path) -> None:
+        self._parquet = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self._waiting: list[pa.RecordBatch] = []
+        self._rows = self._bytes = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._waiting.append(batch)
+        self._rows += batch.num_rows
+        self._bytes += batch.nbytes
+        if self._rows >= BATCH_DOCUMENTS or self._bytes >= BATCH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._parquet.write_table(pa.Table.from_batches(self._waiting).combine_chunks())
+        self._waiting, self._rows, self._bytes = [], 0, 0
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if kind is None:
+            self._flush()
+        self._parquet.close()
+
+
+def _build(corpus: Corpus, aside: Path, key: str) -> None:
+    """Read and judge every source, then split. Two passes: what is held out depends on all that was kept."""
+    steps = [step.build() for step in corpus.curate]  # type: ignore[attr-defined]
+    kept: dict[str, list[tuple[bytes, int]]] = {}
+    with Ledger(aside / "quarantine.jsonl", corpus.on_error) as ledger:
+        for name, source in corpus.sources.items():
+            kept[name] = []
+            books = ledger.of(name)
+            with _Writer(aside / f"{name}.parquet") as writer:
+                for batch in source.read(books):  # type: ignore[attr-defined]
+                    ledger.read(name, batch.num_rows)
+                    batch = judge(batch, steps, ledger, name)
+                    texts = batch.column("text").to_pylist()
+                    sizes = [len(t.encode()) for t in texts]
+                    kept[name] += zip(map(text_key, texts), sizes, strict=True)
+                    ledger.keep(name, batch.num_rows, sum(sizes))
+                    writer.write(batch)
+            if not kept[name]:
+                raise _nothing_left(name, ledger.to_dict()[name])
+        ledger.check()
+    chosen = hold_out(kept, corpus.holdout)
+    accounts = ledger.to_dict()
+    for name in corpus.sources:
+        accounts[name] |= _split(aside, name, chosen[name])
+    files = {p.name: {"bytes": p.stat().st_size, "sha256": file_hash(p)} for p in sorted(aside.iterdir())}
+    write_json(aside / "ledger.json", {"key": key, "sources": accounts, "files": files})
+
+
+def judge(batch: pa.RecordBatch, steps: list[Any], ledger: Ledger, source: str) -> pa.RecordBatch:
+    """Apply curation steps in order; what one drops, later ones do not see."""
+    for step in steps:
+        if not batch.num_rows:
+            break
+        verdicts = step.judge(batch)
+        for i in np.flatnonzero(~verdicts.keep):
+            row = batch.slice(int(i), 1).to_pylist()[0]
+            ledger.drop(source, row["path"], verdicts.reason[i], row["text"])
+        batch = batch.filter(pa.array(verdicts.keep))
+    return batch
+
+
+def hold_out(kept: dict[str, list[tuple[bytes, int]]], holdout: Holdout) -> dict[str, np.ndarray]:
+    """Choose held-out documents per source: those whose text hashes smallest, a set that hardly moves when documents
+    are added. `kept` maps a source to (text_key, bytes) per document; returns bool [documents] per source.
+
+    Equal texts go to one side together: copies within a source are chosen together, a text that stands in several
+    sources is never chosen. Some text always stays for training; the share is at least one document where two differ.
+    """
+    sources_with = Counter(k for documents in kept.values() for k in {k for k, _ in documents})
+    chosen: dict[str, np.ndarray] = {}
+    for source, documents in kept.items():
+        groups: dict[bytes, list[int]] = {}
+        for i, (text, _) in enumerate(documents):
+            groups.setdefault(text, []).append(i)
+        mask = np.zeros(len(documents), dtype=bool)
+        want = max(1, round(holdout.fraction * len(documents))) if holdout.fraction else 0
+        room = holdout.max_bytes
+        untouched = len(groups)
+        for text in sorted(groups):
+            members = groups[text]
+            size = sum(documents[i][1] for i in members)
+            if mask.sum() >= want or untouched == 1:
+                break
+            if sources_with[text] == 1 and size <= room:
+                mask[members] = True
+                room -= size
+                untouched -= 1
+        chosen[source] = mask
+    return chosen
+
+
+def _split(aside: Path, name: str, held_out: np.ndarray) -> dict[str, dict[str, int]]:
+    """Divide `<name>.parquet` into its two splits and remove it; returns what each holds."""
+    whole = aside / f"{name}.parquet"
+    counts = {split: {"documents": 0, "bytes": 0} for split in SPLITS}
+    start = 0
+    with (
+        pq.ParquetFile(whole) as file,
+        _Writer(aside / f"{name}.train.parquet") as train,
+        _Writer(aside / f"{name}.held_out.parquet") as held,
+    ):
+        for group in range(file.num_row_groups):
+            for batch in file.read_row_group(group).to_batches():
+                mask = held_out[start : start + batch.num_rows]
+                start += batch.num_rows
+                for split, writer, where in (("train", train, ~mask), ("held_out", held, mask)):
+                    part = batch.filter(pa.array(where))
+                    counts[split]["documents"] += part.num_rows
+                    counts[split]["bytes"] += pc.sum(pc.binary_length(part.column("text"))).as_py() or 0
+                    writer.write(part)
+    whole.unlink()
+    return counts
+
+
+def _nothing_left(name: str, account: dict[str, Any]) -> DataError:
+    why = [f"{n:,} {what} as {r}" for what in ("dropped", "quarantined") for r, n in account[what].items()]
+    found = f"of {account['in']:,} documents, " + ", ".join(why) if account["in"] else "it holds no documents"
+    return DataError(
+        f"nothing is left of this source: {found}.",
+        where=f"corpus.sources.{name}",
+        fix="Loosen the step that dropped them, or name other files." if account["dropped"] else "",
+    )
