@@ -1,0 +1,38 @@
+# make demo: set everything up and run the main job.   make test: set everything up and pass the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-fast lint docs bench clean
+
+demo: $(READY)
+	$(BIN)/tilth run recipes/first.yaml
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not gpu"
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+lint: $(READY)
+	$(BIN)/ruff check tilth tests bench
+	$(BIN)/ruff format --check tilth tests bench
+	$(BIN)/lint-imports
+	$(BIN)/python bench/tables.py --check
+
+bench: $(READY)
+	$(BIN)/python bench/train_cpu.py
+
+# torch goes in first and pinned, so that no other package chooses its build.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "tilth needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "No virtual environment could be made: install your system's venv package (Debian: python3-venv)."; exit 1; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch numpy
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

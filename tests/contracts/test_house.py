@@ -1,0 +1,73 @@
+"""The house rules that a machine can hold: techniques do not know each other, nothing reads pickles, the loop is short."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import tilth
+from tilth.core.technique import AREAS, names, read_card
+
+ROOT = Path(tilth.__file__).parent
+SOURCES = sorted(ROOT.rglob("*.py"))
+TECHNIQUES = {
+    f"{AREAS[area]}.{name}": ROOT.joinpath(*AREAS[area].split(".")[1:], f"{name}.py")
+    for area in AREAS
+    for name in names(area)
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Absolute names of the modules a file imports."""
+    package = ["tilth", *path.relative_to(ROOT).with_suffix("").parts[:-1]]
+    out = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            out |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1] if node.level else []) if node.level else ""
+            module = ".".join(p for p in (base, node.module or "") if p)
+            out |= {module, *(f"{module}.{a.name}" for a in node.names)}
+    return out
+
+
+@pytest.mark.parametrize("name", sorted(TECHNIQUES))
+def test_a_technique_imports_no_other_technique_and_not_the_trainer(name: str) -> None:
+    found = imported(TECHNIQUES[name])
+    others = {m for m in TECHNIQUES if m != name}
+    area = name.rsplit(".", 1)[0]
+    same_room = {m for m in others if m.rsplit(".", 1)[0] == area or not m.startswith("tilth.arch")}
+    assert not found & same_room
+    assert not {m for m in found if m.startswith(("tilth.job", "tilth.cli", "tilth.verify"))}
+    assert not {m for m in found if m.startswith("tilth.train") and not name.startswith("tilth.train.")}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_unsafe_is_imported_or_called(path: Path) -> None:
+    assert not imported(path) & {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"eval", "exec", "torch.load", "os.system", "yaml.unsafe_load", "yaml.full_load"}
+            for keyword in node.keywords:
+                assert not (
+                    keyword.arg in {"trust_remote_code", "shell", "allow_pickle"}
+                    and ast.unparse(keyword.value) == "True"
+                )
+
+
+def test_the_one_loop_fits_on_a_screen_and_names_no_technique() -> None:
+    text = (ROOT / "train" / "loop.py").read_text()
+    assert len(text.splitlines()) <= 120
+    assert not [n for area in AREAS for n in names(area) if f"{area}.{n}" in text]
+
+
+def test_techniques_are_short() -> None:
+    long = {n: len(p.read_text().splitlines()) for n, p in TECHNIQUES.items() if len(p.read_text().splitlines()) > 260}
+    assert not long
+
+
+def test_cards_are_literal() -> None:
+    assert all(read_card(p) for p in TECHNIQUES.values())

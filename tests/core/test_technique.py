@@ -1,0 +1,49 @@
+"""A name is one file: found without import, resolved to one module, nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tilth.core.errors import RecipeError
+from tilth.core.technique import AREAS, card, config_class, dump, names, resolve
+
+EVERY = [(area, name) for area in AREAS for name in names(area)]
+REQUIRED = {"title", "paper", "claim", "baseline", "check", "needs", "excludes"}
+
+
+@pytest.mark.parametrize(("area", "name"), EVERY)
+def test_every_technique_has_a_card_a_docstring_and_documented_knobs(area: str, name: str) -> None:
+    assert set(card(area, name)) >= REQUIRED
+    cls = config_class(area, name)
+    assert sys.modules[cls.__module__].__doc__
+    for field, info in cls.model_fields.items():
+        assert info.description, f"{area}.{name}.{field} has no docstring"
+
+
+@pytest.mark.parametrize(("area", "name"), EVERY)
+def test_every_technique_refuses_an_unknown_field(area: str, name: str) -> None:
+    with pytest.raises(RecipeError, match=r"no_such_field|missing"):
+        resolve(area, {"use": name, "no_such_field": 1})
+
+
+def test_listing_imports_no_torch() -> None:
+    code = (
+        "import sys; from tilth.core.technique import AREAS, names, card;"
+        "print([card(a, n)['title'] for a in AREAS for n in names(a)]); assert 'torch' not in sys.modules"
+    )
+    assert "AdamW" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_resolve_and_dump_are_inverse() -> None:
+    config = resolve("optim", {"use": "muon", "lr": 0.5})
+    assert dump(config)["use"] == "muon"
+    assert resolve("optim", dump(config)) == config
+
+
+@pytest.mark.parametrize("name", ["os", "..core.errors", "adamw.py", "__init__", "groups", "Muon", ""])
+def test_no_name_leads_to_another_module(name: str) -> None:
+    with pytest.raises(RecipeError):
+        config_class("optim", name)
