@@ -27,7 +27,7 @@ from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
 from tilth.core.errors import ProofFailed, RecipeError, nearest
 from tilth.core.recipe import Recipe
-from tilth.core.rundir import read_rows, write_whole
+from tilth.core.rundir import read_json, read_rows, write_whole
 from tilth.data.corpus import Documents
 from tilth.report.live import Console, console
 from tilth.train.learner import Learner, World
@@ -150,7 +150,7 @@ def packing(ground: Ground) -> tuple[bool, str]:
     moved = int((before[:, cut:] != after[:, cut:]).sum())
     control = bool((unpacked[:, cut:] != before[:, cut:]).any())  # without the mask the change must be seen
     return moved == 0 and control, (
-        f"{before[:, cut:].numel():,} logits of document B after all {cut} tokens of document A changed: {moved} moved; "
+        f"{before[:, cut:].numel():,} logits of document B, all {cut} tokens of document A changed: {moved} moved; "
         f"without the document mask they {'do' if control else 'DO NOT'} move"
     )
 
@@ -266,7 +266,8 @@ def _trace(run: Path) -> list[tuple[Any, ...]]:
 
 def _state(run: Path) -> dict[str, torch.Tensor]:
     """Weights and optimizer state of a run's last checkpoint."""
-    loaded = Store(run / "checkpoints", keep=1, milestones=None, asynchronous=False, identity=None).load()
+    store = Store(run / "checkpoints", asynchronous=False, identity=read_json(run / "identity.json"))
+    loaded = store.load()
     if loaded is None:
         raise ProofFailed("the run left no checkpoint.", where=str(run))
     return dict(_tensors(loaded[1], ""))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,28 @@ def read_json(path: Path) -> Any:
         raise DataError("this file is missing.", where=str(path)) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as err:
         raise DataError(f"this file is damaged ({err}).", where=str(path)) from None
+
+
+@contextmanager
+def whole_dir(target: Path) -> Iterator[Path]:
+    """A new directory beside `target` that takes its name when the block ends well and is removed when it does not.
+
+    If another process finishes the same directory first, that one stays.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield aside
+        aside.chmod(0o755)
+        fsync_dir(aside)
+        try:
+            aside.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+        fsync_dir(target.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 class Rows:

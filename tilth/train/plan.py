@@ -113,7 +113,7 @@ def memory_bytes(recipe: Recipe, stage: Stage, vocab_size: int, world: int, micr
     compute dtype; the loss keeps one chunk of logits. Measured against real runs by `tilth plan`.
     """
     model: Any = recipe.model
-    parameters = model.num_parameters(vocab_size)["total"]
+    parameters = model.num_parameters(vocab_size, stage.batch.sequence)["total"]
     width, size = model.width, 2 if recipe.precision == "bf16" else 4
     share = stage.batch.sequences // world
     sequences = min(micro or stage.batch.micro or share, share)
@@ -126,7 +126,7 @@ def memory_bytes(recipe: Recipe, stage: Stage, vocab_size: int, world: int, micr
 
 
 def _numbers(recipe: Recipe, stages: list[StagePlan], vocab: int, cache: Path, world: int) -> dict[str, Any]:
-    parameters = recipe.model.num_parameters(vocab)  # type: ignore[attr-defined]
+    parameters = recipe.model.num_parameters(vocab, max(s.stage.batch.sequence for s in stages))  # type: ignore[attr-defined]
     flops = sum(s.flops_per_token * s.tokens for s in stages)
     history = read_rows(cache / HISTORY)
     speeds = [h["flops_per_second"] for h in history if h.get("flops_per_second") and h.get("world") == world]

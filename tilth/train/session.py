@@ -16,7 +16,7 @@ import torch
 
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
-from tilth.core.errors import DivergedError
+from tilth.core.errors import CheckpointError, DivergedError
 from tilth.core.recipe import Recipe
 from tilth.core.rundir import Rows, RunDir, read_rows, write_whole
 from tilth.report.live import Console
@@ -25,7 +25,7 @@ from . import meter
 from .learner import Learner, StepResult, World, compile_model
 from .loop import Timers, train
 from .plan import Plan, StagePlan
-from .signals import Interrupt
+from .signals import Interrupt, agree
 from .store import Store
 
 
@@ -71,13 +71,13 @@ class Session:
             milestones=recipe.checkpoint.milestones,
             asynchronous=recipe.checkpoint.asynchronous,
             identity=self.setting.identity,
-            log=self._event,
+            log=self._store_event,
         )
         state = self.store.load()
         where = state[1]["progress"] if state else {"stage": 0, "clock": 0, "tokens": 0}
         self._open_logs(sum(s.steps for s in self.plan.stages[: where["stage"]]) + where["clock"])
         before: Learner | None = None
-        with Interrupt(self.world) as self.interrupt:
+        with Interrupt() as self.interrupt:
             for number, staged in enumerate(self.plan.stages):
                 if number < where["stage"]:
                     continue
@@ -86,12 +86,12 @@ class Session:
                 if state and number == where["stage"]:
                     learner.load_state_dict(state[1])
                     clock = Clock(where["clock"], staged.steps, where["tokens"], number)
-                    self._event("resume", step=clock.step, stage=staged.stage.name)
+                    self.out.say(f"resumed at step {clock.step} of stage {staged.stage.name}")
                 elif before:
                     learner.adopt(before)
                 self._train_stage(staged, learner, clock)
                 before = learner
-        self.store.wait()
+        self.store.close()
         if self.first:
             self.rows.close()
             for hook in self.hooks:
@@ -100,7 +100,7 @@ class Session:
 
     def _probe_shape(self) -> tuple[int, int]:
         model: Any = self.recipe.model
-        return model.width, model.ffn_size
+        return model.width, model.ffn_width_
 
     def _learner(self, staged: StagePlan) -> Learner:
         stage = staged.stage
@@ -131,10 +131,20 @@ class Session:
                 **learner.state_dict(),
                 "progress": {"stage": at.stage, "clock": at.step, "tokens": at.tokens},
             }
-            self.store.save(before + at.step, state)
+            self._save(before + at.step, state, must=at.step in (1, at.steps))
 
         timers = Timers(self.recipe.checkpoint.every, self.recipe.eval.every)
         train(learner, fetch, clock, timers, self, save, self._evaluate)
+
+    def _save(self, step: int, state: dict[str, Any], must: bool) -> None:
+        """Save. The first and the last of a stage must succeed; another that failed is said and tried again later."""
+        try:
+            self.store.save(step, state, blocking=must)
+        except CheckpointError as err:  # of the save before, or of this one if it was written at once
+            if must or not self.store.steps():
+                raise
+            self._event("note", text=str(err))
+            self.out.say(f"{err} Training goes on; the next save is in {self.recipe.checkpoint.every} steps.")
 
     # ---- what the loop watches -----------------------------------------------------------------------------------
 
@@ -163,7 +173,7 @@ class Session:
         )
 
     def should_stop(self) -> str | None:
-        return self.interrupt.agreed()
+        return agree(self.interrupt.requested)
 
     def _evaluate(self, clock: Clock) -> None:
         """Bits per byte of the held-out text while training, on the first rank."""
@@ -199,5 +209,8 @@ class Session:
             rows = Rows(self.dir.events)
             rows.write({"event": event, "time": time.time(), **more})
             rows.close()
-            if "message" in more:
-                self.out.say(more["message"])
+
+    def _store_event(self, row: dict[str, Any]) -> None:
+        self._event(**row)
+        if row["event"] == "skip":
+            self.out.say(f"checkpoint of step {row['step']} skipped: {row['why']}")
