@@ -28,9 +28,9 @@ def test_proportional_always_sums_to_one(tokens: dict[str, int], temperature: fl
     mixture = resolve("mixture", {"use": "proportional", "temperature": temperature})
     if not any(tokens.values()):
         with pytest.raises(DataError, match="no source has any tokens"):
-            mixture.weights(tokens)
+            mixture.shares(tokens)
         return
-    weights = mixture.weights(tokens)
+    weights = mixture.shares(tokens)
     assert sum(weights.values()) == pytest.approx(1)
     assert all(weights[s] == 0 for s, n in tokens.items() if n == 0)
 

@@ -21,9 +21,7 @@ import hashlib
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
@@ -33,7 +31,7 @@ import pyarrow as pa
 
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, file_hash, source_hash
-from tilth.core.rundir import fsync_dir, inside, read_json, write_json
+from tilth.core.rundir import inside, read_json, whole_dir, write_json
 
 from . import tokenizer as tokenizer_module
 from .tokenizer import Tokenizer
@@ -213,33 +211,11 @@ def write_stores(
         except DataError as damage:
             say(f"The cached tokens are damaged and are made again. {damage}")
             shutil.rmtree(root)
-    with written_aside(root) as aside:
+    with whole_dir(root) as aside:
         for source in documents.sources:
             for split in ("train", "held_out"):
                 _tokenise(documents, source, split, tokenizer, inside(aside, source) / split, say)
     return _open_all(root, documents.sources, tokenizer)
-
-
-@contextmanager
-def written_aside(target: Path) -> Iterator[Path]:
-    """A new directory beside `target` that takes its name when the block ends well and is removed when not.
-
-    If another process finishes the same directory first, that one stays.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        yield aside
-        aside.chmod(0o755)
-        fsync_dir(aside)
-        try:
-            aside.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-        fsync_dir(target.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _tokenise(

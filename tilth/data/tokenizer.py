@@ -7,7 +7,7 @@ they are, never as the token. No begin or end token is added here; whoever packs
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ class Tokenizer:
     """Text to token ids and back; load one with `Tokenizer.load`."""
 
     def __init__(self, text: str, config: dict[str, Any], where: str = "tokenizer") -> None:
-        """`text` is tokenizer.json; `config` (tokenizer_config.json) names bos_token and eos_token.
+        """`text` is tokenizer.json; `config` is tokenizer_config.json: bos_token and eos_token, by name or by id.
 
         Raises DataError naming `where` if the tokenizer is damaged or lacks a token the config names.
         """
@@ -39,7 +39,7 @@ class Tokenizer:
         self._backend.no_truncation()  # a released tokenizer may cut or pad what it is given
         self._backend.no_padding()
         self._backend.encode_special_tokens = True
-        self._text, self._config, self._where = text, config, where
+        self._text, self._config, self._where = text, dict(config), where
         self.vocab_size = 1 + max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
         """One more than the largest id: the rows an embedding needs."""
         if self.vocab_size == 0:
@@ -50,28 +50,29 @@ class Tokenizer:
         """Content hash of all that decides which ids a text gets."""
 
     @classmethod
-    def load(cls, path: str | Path) -> Tokenizer:
-        """Read a directory that holds tokenizer.json: one of ours, or a Hugging Face model.
+    def load(cls, path: str | Path, named: Mapping[str, str] | None = None) -> Tokenizer:
+        """Read a tokenizer.json, or the directory that holds it: one of ours, or a Hugging Face model.
 
-        The begin and end tokens are the ones tokenizer_config.json names (null: none). What it does not mention is
-        looked up in special_tokens_map.json, then in generation_config.json and config.json (by id).
-        Raises DataError naming the file that is missing or damaged.
+        The begin and end tokens are the ones `named` (bos_token, eos_token) or tokenizer_config.json name (null:
+        none). What these do not mention is looked up in special_tokens_map.json, then in generation_config.json and
+        config.json. Raises DataError naming the file that is missing or damaged.
         """
         path = Path(path)
-        if not (path / "tokenizer.json").is_file():
-            raise DataError("there is no tokenizer.json here.", where=str(path), fix=_other_formats(path))
+        file = path / "tokenizer.json" if path.is_dir() else path
         try:
-            text = (path / "tokenizer.json").read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise DataError("this file is missing.", where=str(file), fix=_other_formats(file.parent)) from None
         except UnicodeDecodeError as err:
-            raise DataError(f"this is not UTF-8 text (byte {err.start}).", where=str(path / "tokenizer.json")) from None
-        config = _read_object(path / "tokenizer_config.json")
-        names = _read_object(path / "special_tokens_map.json")
-        ids = _read_object(path / "config.json") | _read_object(path / "generation_config.json")
-        without = cls(text, {}, where=str(path / "tokenizer.json"))
+            raise DataError(f"this is not UTF-8 text (byte {err.start}).", where=str(file)) from None
+        config = _read_object(file.parent / "tokenizer_config.json") | (named or {})
+        config.pop("auto_map", None)  # names code to run; we run none and pass none on
+        names = _read_object(file.parent / "special_tokens_map.json")
+        ids = _read_object(file.parent / "config.json") | _read_object(file.parent / "generation_config.json")
         for role in ("bos_token", "eos_token"):
             if role not in config:
-                config[role] = names.get(role) or without._name(ids.get(f"{role}_id"))
-        return cls(text, config, where=str(path))
+                config[role] = names.get(role, ids.get(f"{role}_id"))
+        return cls(text, config, where=str(file))
 
     def save(self, path: str | Path) -> None:
         """Write both files; `load` gives an equal tokenizer, and so does `transformers.AutoTokenizer`."""
@@ -98,19 +99,23 @@ class Tokenizer:
         """A decoder for one stream of tokens."""
         return StreamDecoder(self)
 
-    def _name(self, token_id: Any) -> str | None:
-        """The token of an id as configurations hold it: a number, or a list of which the first counts."""
-        token_id = token_id[0] if isinstance(token_id, list) and token_id else token_id
-        return self._backend.id_to_token(token_id) if type(token_id) is int and token_id >= 0 else None
-
     def _special(self, role: str) -> int | None:
-        token = self._config.get(role)
-        token = token.get("content") if isinstance(token, dict) else token
-        if token is None:
+        """Id of a begin or end token, and its name put into the config: given by name, by a mapping that holds the
+        name, by id, or by a list of ids of which the first counts."""
+        given = self._config.get(role)
+        given = given[0] if isinstance(given, list) and given else given
+        given = given.get("content") if isinstance(given, dict) else given
+        if given is None:
+            self._config[role] = None
             return None
-        found = self._backend.token_to_id(token) if isinstance(token, str) else None
+        if type(given) is int and given >= 0:
+            name = self._backend.id_to_token(given)
+        else:
+            name = given if isinstance(given, str) else None
+        found = None if name is None else self._backend.token_to_id(name)
         if found is None:
-            raise DataError(f"the {role} {token!r:.60} is not in the vocabulary.", where=self._where)
+            raise DataError(f"the {role} {given!r:.60} is not in the vocabulary.", where=self._where)
+        self._config[role] = name
         return found
 
 

@@ -1,0 +1,66 @@
+"""A tokenizer that exists: any `tokenizer.json`, alone or in the directory of a released model.
+
+Needed for continued pretraining (ids must mean what the model learned). It fails, quietly, when its training text was
+unlike yours: look at bytes per token. Only data is read; nothing named in the files is executed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from tilth.core.config import Config as BaseConfig
+from tilth.core.errors import DataError
+from tilth.core.hashing import content_hash, source_hash
+from tilth.core.rundir import whole_dir
+from tilth.data import tokenizer as shared
+from tilth.data.tokenizer import Tokenizer
+
+CARD = {
+    "title": "Pretrained tokenizer",
+    "paper": "",
+    "claim": "Gives the ids that transformers.AutoTokenizer gives for the same text without special tokens.",
+    "baseline": "tokenizer.bpe trained on the corpus",
+    "check": "Equal ids and texts on code, prose and random Unicode.",
+    "needs": [],
+    "excludes": [],
+}
+
+
+class Config(BaseConfig):
+    """Knobs of a pretrained tokenizer."""
+
+    path: str = Field(min_length=1)
+    """A directory that holds tokenizer.json (a released model, a run's `tokenizer/`), or the file itself."""
+    bos: str | None = None
+    """Token that begins documents; null: the one the files beside tokenizer.json name, if any."""
+    eos: str | None = None
+    """Token that ends documents; null: the one the files beside tokenizer.json name."""
+
+    def prepare(self, documents: Any, cache: Path, say: Callable[[str], None]) -> Path:
+        """Check it and copy it to `cache/tokenizer-<key>`; returns that directory.
+
+        Raises DataError naming the file that is missing, damaged or of another format, or if no token ends documents.
+        """
+        path = Path(self.path).expanduser()
+        named = {"bos_token": self.bos, "eos_token": self.eos}
+        found = Tokenizer.load(path, {role: token for role, token in named.items() if token is not None})
+        if found.eos_id is None:
+            raise DataError(
+                "no token ends documents: tokenizer_config.json, special_tokens_map.json and generation_config.json name "
+                "none.",
+                where=str(path),
+                fix="Name it: tokenizer.eos (for instance '</s>').",
+            )
+        target = (
+            Path(cache) / f"tokenizer-{content_hash([found.fingerprint, source_hash(sys.modules[__name__], shared)])}"
+        )
+        if not target.is_dir():
+            say(f"Tokenizer of {found.vocab_size} tokens from {path}")
+            with whole_dir(target) as aside:
+                found.save(aside)
+        return target
