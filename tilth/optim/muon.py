@@ -165,7 +165,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(u: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """Nearly the orthogonal polar factor of each matrix: u [..., rows, cols] to [..., rows, cols] in `dtype`."""
     tall = u.size(-2) > u.size(-1)
-    x = (u.mT if tall else u).flatten(0, -3).to(dtype)  # [n, r, c] with r <= c
+    x = u.mT if tall else u
+    x = x.reshape(-1, *x.shape[-2:]).to(dtype)  # [n, r, c] with r <= c
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.mT  # [n, r, r]
