@@ -72,6 +72,11 @@ def test_extends_and_overrides_and_origins(tmp_path: Path) -> None:
     assert got.origins["tokenizer.vocab_size"] == "command line"
 
 
+def test_a_budget_on_the_command_line_replaces_the_one_in_the_file(tmp_path: Path) -> None:
+    (stage,) = recipes.load(write(tmp_path, BASE), ["budget.steps=7"]).recipe.stages
+    assert (stage.budget.steps, stage.budget.tokens) == (7, None)
+
+
 def test_resolved_recipe_loads_back_equal(tmp_path: Path) -> None:
     recipe = recipes.load(write(tmp_path, BASE + "stages:\n- {name: a}\n- {name: b}\n")).recipe
     again = recipes.load(write(tmp_path, recipes.to_yaml(recipe), "again.yaml")).recipe

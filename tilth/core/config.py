@@ -18,7 +18,9 @@ from .errors import RecipeError, nearest
 class Config(BaseModel):
     """Base of every configuration: frozen, unknown fields refused, wrong types refused, NaN and infinity refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True
+    )
 
 
 class _StrictLoader(yaml.SafeLoader):

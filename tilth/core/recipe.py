@@ -182,7 +182,7 @@ class Recipe(Config):
     """Activation checkpointing: recompute each block in the backward pass, less memory, about a third more compute."""
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
-    eval: Eval = Eval()
+    eval: Eval = Field(default_factory=Eval)
     export: Export = Export()
     hooks: list[technique("hook")] = []  # type: ignore[valid-type]
     """Extra listeners: trackers such as tensorboard, wandb, trackio, mlflow."""
@@ -339,6 +339,9 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
             raise RecipeError(f"'{here}' is a value, not a mapping.", where=f"override {dotted}")
     if isinstance(node, list):
         node[_index(node, last, dotted)] = value
+    elif path and path[-1] == "budget":
+        node.clear()  # a budget is one thing: steps given on the command line replace tokens in the file
+        node[last] = value
     else:
         node[last] = merge(node.get(last), value) if isinstance(value, dict) else value
 
