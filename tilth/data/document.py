@@ -12,7 +12,7 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,10 +135,12 @@ class Ledger:
         if len(examples) < EXAMPLES:
             examples.append({"path": excerpt(path), "text": excerpt(text)})
 
-    def quarantine(self, source: str, path: str, place: str, reason: str, shown: str | bytes = "") -> None:
+    def quarantine(
+        self, source: str, path: str, place: str, reason: str, shown: str | bytes = "", root: Path = Path()
+    ) -> None:
         """Count something that could not be read. Raises DataError instead where the recipe asks for it."""
         if self._on_error == "raise":
-            where = f"{path}, {place}" if place else path
+            where = ", ".join(filter(None, (str(root / path), place)))
             raise DataError(f"{reason}.", where=where, fix="Mend it, or set corpus.on_error to quarantine.")
         account = self.accounts[source]
         account.read += 1
@@ -179,6 +181,12 @@ class SourceLedger:
 
     ledger: Ledger
     source: str
+    root: Path = Path()
+    """The folder that paths are relative to, for messages."""
+
+    def within(self, root: Path) -> SourceLedger:
+        """The same ledger for paths relative to `root`."""
+        return replace(self, root=root)
 
     def skip(self, path: str, reason: str, text: str = "") -> None:
         """Count something the reader could read and does not pass on."""
@@ -187,4 +195,4 @@ class SourceLedger:
 
     def quarantine(self, path: str, place: str, reason: str, shown: str | bytes = "") -> None:
         """Count something that cannot be read: the file, the place in it ("line 7"), why, and how it begins."""
-        self.ledger.quarantine(self.source, path, place, reason, shown)
+        self.ledger.quarantine(self.source, path, place, reason, shown, self.root)

@@ -79,6 +79,7 @@ class Config(BaseConfig):
         return batches(self._documents(ledger))
 
     def _documents(self, ledger: SourceLedger) -> Iterator[Document]:
+        ledger = ledger.within(Path(sysconfig.get_path("stdlib")))
         for name, path in self._files():
             try:
                 module = _Module(path.read_bytes())
