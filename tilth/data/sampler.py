@@ -2,13 +2,13 @@
 
 Each source is one stream of tokens cut into windows of `sequence` inputs (stride `sequence`; a window reads one token
 more, for its last target). An epoch visits its windows in the order of a keyed Feistel permutation, another for each
-(seed, source, epoch). Sources are interleaved in blocks of samples: every block holds the same exact number of
-samples of each source (largest remainder of the weights) in an order that is again a keyed permutation. So the
-source of sample n, and its rank among that source's samples, follow from n alone; nothing is counted up, nothing kept.
+(seed, source, epoch).
 
-Resolution: a block holds 1024 samples, or more (a power of two up to 2^20) until the smallest positive share is worth
-16 of them; shares are rounded to whole samples of a block, and no source with a positive weight gets none.
-`plan` shows the share asked for and the share given.
+Sources take turns evenly, as a line is drawn on a grid (Bresenham 1965): of the first n samples, floor(n p + phase)
+belong to the left half of the sources, p their share; each half is divided again in the same way. So every count is
+within a few samples of its share at any moment, the source of sample n and its rank among that source's samples
+follow from n alone, and ranks come in order: after any number of steps each window was seen equally often, or once
+more. Shares are kept to 2^-32.
 
 Positions restart at 0 at each document and at the start of each window, and alone define the document mask.
 """
@@ -16,7 +16,7 @@ Positions restart at 0 at each document and at the start of each window, and alo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, Protocol
@@ -29,10 +29,6 @@ from tilth.core.batch import IGNORE, Batch
 from tilth.core.errors import DataError, nearest
 
 from .order.feistel import permute
-
-MIN_BLOCK, MAX_BLOCK = 1 << 10, 1 << 20
-_SAMPLES_OF_SMALLEST = 16
-"""Rounding to whole samples then moves the smallest share by about 3 % at most."""
 
 
 class Tokens(Protocol):
@@ -100,10 +96,7 @@ class Sampler:
                     where=f"source '{s}'",
                     fix=_what_would_work(s, stores[s].num_tokens),
                 )
-        shares = [self.weights[s] for s in self.sources]
-        self.block = _block_size(shares)
-        self.per_block = _largest_remainder(shares, self.block)
-        self._first_slot = np.concatenate([[0], np.cumsum(self.per_block)])
+        self._turns = Turns([self.weights[s] for s in self.sources], seed)
         self._source_ids = [_name_id(s) for s in self.sources]
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
@@ -150,11 +143,8 @@ class Sampler:
 
     def consumed(self, steps: int) -> dict[str, int]:
         """Sequences per source in the first `steps` steps of this stage (`start` not counted)."""
-        blocks, rest = divmod(steps * self.sequences_per_step, self.block)
-        slots = permute(np.arange(rest), self.block, self._block_key(blocks))
-        tail = np.histogram(slots, bins=self._first_slot)[0]
-        counts = blocks * self.per_block + tail
-        return dict.fromkeys(self.stores, 0) | dict(zip(self.sources, counts.tolist(), strict=True))
+        counts = self._turns.counts(steps * self.sequences_per_step)
+        return dict.fromkeys(self.stores, 0) | dict(zip(self.sources, counts, strict=True))
 
     def cursor(self, steps: int) -> dict[str, int]:
         """`start` of a stage that goes on after `steps` steps of this one."""
@@ -162,18 +152,17 @@ class Sampler:
 
     def steps_for(self, epochs: float) -> int:
         """Steps (rounded up) in which the source that is repeated most is passed over `epochs` times."""
-        rate = max(n / self.windows[s] for s, n in zip(self.sources, self.per_block.tolist(), strict=True))
-        return max(1, ceil(epochs * self.block / rate / self.sequences_per_step))
+        samples = min(self.windows[s] / self.weights[s] for s in self.sources) * epochs
+        return max(1, ceil(samples / self.sequences_per_step))
 
     def plan(self, steps: int) -> list[dict[str, Any]]:
-        """A row per source: what it has, what share was asked and is given, and how often it is passed over.
+        """A row per source: what it has, its share, and how often it is passed over.
 
         source, documents, tokens (available), windows (sequences per epoch), leftover_tokens (behind the last
-        window, never an input), weight (asked), share (given), sequences and planned_tokens of these `steps`,
-        epochs (of these steps), epochs_total (with what `start` says earlier stages took).
+        window, never an input), share, sequences and planned_tokens of these `steps`, epochs (of these steps),
+        epochs_total (with what `start` says earlier stages took).
         """
         taken = self.consumed(steps)
-        given = dict(zip(self.sources, (self.per_block / self.block).tolist(), strict=True))
         rows = []
         for s, store in self.stores.items():
             windows = self.windows[s]
@@ -184,8 +173,7 @@ class Sampler:
                     "tokens": store.num_tokens,
                     "windows": windows,
                     "leftover_tokens": store.num_tokens - windows * self.sequence,
-                    "weight": self.weights[s],
-                    "share": given.get(s, 0.0),
+                    "share": self.weights[s],
                     "sequences": taken[s],
                     "planned_tokens": taken[s] * self.sequence,
                     "epochs": taken[s] / windows if windows else 0.0,
@@ -194,27 +182,68 @@ class Sampler:
             )
         return rows
 
-    def _block_key(self, block: int) -> int:
-        return streams.key(self.seed, "data.block", block)
-
     def _locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Index in `sources`, epoch and window of consecutive sample numbers, each int64 [n]."""
-        block, place = np.divmod(samples, self.block)
-        slot = np.empty_like(samples)
-        for b in range(int(block[0]), int(block[-1]) + 1):
-            mine = block == b
-            slot[mine] = permute(place[mine], self.block, self._block_key(b))
-        source = np.searchsorted(self._first_slot, slot, "right") - 1
+        """Index in `sources`, epoch and window of sample numbers, each int64 [n]."""
+        source, rank = self._turns.locate(samples)
         epoch, window = np.empty_like(samples), np.empty_like(samples)
         for i, name in enumerate(self.sources):
             mine = np.flatnonzero(source == i)
-            taken = self.start[name] + block[mine] * self.per_block[i] + slot[mine] - self._first_slot[i]
-            epoch[mine], in_epoch = np.divmod(taken, self.windows[name])
+            epoch[mine], in_epoch = np.divmod(rank[mine] + self.start[name], self.windows[name])
             for e in np.unique(epoch[mine]).tolist():
                 now = epoch[mine] == e
                 key = streams.key(self.seed, "data.window", self._source_ids[i], e)
                 window[mine[now]] = permute(in_epoch[now], self.windows[name], key)
         return source, epoch, window
+
+
+class Turns:
+    """Whose turn it is: sample numbers 0, 1, 2, … dealt to k parties in fixed shares, evenly at every moment.
+
+    A binary tree over the parties; each node deals its samples to its halves by exact integer arithmetic, with a phase
+    from the seed.
+    """
+
+    def __init__(self, shares: Sequence[float], seed: int) -> None:
+        self._size = len(shares)
+        self._nodes: dict[tuple[int, int], tuple[np.uint64, np.uint64]] = {}
+        before = np.concatenate([[0.0], np.cumsum(shares)])
+        halves = [(0, self._size)]
+        while halves:
+            lo, hi = halves.pop()
+            if hi - lo > 1:
+                mid = (lo + hi) // 2
+                part = (before[mid] - before[lo]) / (before[hi] - before[lo])
+                numerator = min(max(round(part * 2**32), 1), 2**32 - 1)
+                phase = streams.key(seed, "data.turns", lo, hi) % 2**32
+                self._nodes[lo, hi] = np.uint64(numerator), np.uint64(phase)
+                halves += [(lo, mid), (mid, hi)]
+
+    def counts(self, num_samples: int) -> list[int]:
+        """How many of the first `num_samples` each party has."""
+        counts = [num_samples] * self._size
+        for (lo, hi), _ in self._nodes.items():  # parents stand before their halves
+            left = int(self._left(lo, hi, np.array([counts[lo]], np.uint64))[0])
+            mid = (lo + hi) // 2
+            counts[lo:mid], counts[mid:hi] = [left] * (mid - lo), [counts[lo] - left] * (hi - mid)
+        return counts
+
+    def locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Party of each sample number, and how many of that party's samples come before it; int64 [n] each."""
+        party = np.zeros(len(samples), np.int64)
+        rank = samples.astype(np.uint64)
+        for lo, hi in self._nodes:
+            here = np.flatnonzero(party == lo)  # a sample not yet dealt further stands at its node's first party
+            before, after = (self._left(lo, hi, rank[here] + d) for d in (np.uint64(0), np.uint64(1)))
+            goes_left = after > before
+            rank[here] = np.where(goes_left, before, rank[here] - before)
+            party[here] = np.where(goes_left, lo, (lo + hi) // 2)
+        return party, rank.astype(np.int64)
+
+    def _left(self, lo: int, hi: int, n: np.ndarray) -> np.ndarray:
+        """floor(n p + phase): how many of a node's first n samples go to its left half. Exact for n < 2^63."""
+        p, phase = self._nodes[lo, hi]
+        low, bits = n & np.uint64(2**32 - 1), np.uint64(32)
+        return (n >> bits) * p + ((low * p + phase) >> bits)
 
 
 def num_windows(num_tokens: int, sequence: int) -> int:
@@ -229,27 +258,6 @@ def _document_starts(offsets: np.ndarray, at: np.ndarray, sequence: int) -> tupl
     row = np.repeat(np.arange(len(at)), count)
     nth = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
     return row, offsets[lo[row] + nth] - at[row]
-
-
-def _block_size(shares: list[float]) -> int:
-    block = MIN_BLOCK
-    while block < MAX_BLOCK and (min(shares) * block < _SAMPLES_OF_SMALLEST or len(shares) > block):
-        block *= 2
-    if len(shares) > block:
-        raise DataError(f"{len(shares)} sources are more than the sampler can mix ({MAX_BLOCK}).", where="mixture")
-    return block
-
-
-def _largest_remainder(shares: list[float], total: int) -> np.ndarray:
-    """Whole numbers >= 1 nearest to `shares * total` that sum to `total` (Hamilton's method); int64 [n]."""
-    exact = np.asarray(shares) * total
-    counts = np.maximum(np.floor(exact).astype(np.int64), 1)
-    order = np.argsort(counts - exact, kind="stable")  # the largest unserved remainder first
-    missing = total - int(counts.sum())
-    counts[order[: max(0, missing)]] += 1
-    for _ in range(max(0, -missing)):  # the guaranteed 1s took too much: give back where most is held
-        counts[np.argmax(counts)] -= 1
-    return counts
 
 
 def _name_id(name: str) -> int:

@@ -218,12 +218,17 @@ def write_stores(
     return _open_all(root, documents.sources, tokenizer)
 
 
+def separators(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray, bool]:
+    """What stands before and after each document's tokens, uint32 [0 or 1], and whether one token does both."""
+    head, tail = (np.array([] if i is None else [i], np.uint32) for i in (tokenizer.bos_id, tokenizer.eos_id))
+    closed = tokenizer.bos_id is not None and tokenizer.bos_id == tokenizer.eos_id
+    return head, tail[:0] if closed else tail, closed
+
+
 def _tokenise(
     documents: Documents, source: str, split: str, tokenizer: Tokenizer, path: Path, say: Callable[[str], None]
 ) -> None:
-    closed = tokenizer.bos_id is not None and tokenizer.bos_id == tokenizer.eos_id
-    head = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    tail = [] if closed or tokenizer.eos_id is None else [tokenizer.eos_id]
+    head, tail, closed = separators(tokenizer)
     writer = StoreWriter(path, tokenizer.vocab_size, tokenizer.fingerprint, closed)
     began = said = monotonic()
     num_bytes = 0

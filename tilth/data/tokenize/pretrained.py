@@ -51,8 +51,8 @@ class Config(BaseConfig):
         found = Tokenizer.load(path, {role: token for role, token in named.items() if token is not None})
         if found.eos_id is None:
             raise DataError(
-                "no token ends documents: tokenizer_config.json, special_tokens_map.json and generation_config.json name "
-                "none.",
+                "no token is named that ends documents, in neither tokenizer_config.json, special_tokens_map.json nor "
+                "generation_config.json.",
                 where=str(path),
                 fix="Name it: tokenizer.eos (for instance '</s>').",
             )
