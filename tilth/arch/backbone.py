@@ -99,9 +99,13 @@ class Decoder(nn.Module):
         return Head(source.weight, None, self.config.logit_softcap)
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """Logits float32 [B, T, V] (float64 if that is the compute dtype)."""
+        """Logits float32 [B, T, V]."""
+        return self.logits(self.hidden(tokens, positions, cache))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Final states [..., D] -> logits float32 [..., V] (float64 if that is the compute dtype)."""
         head = self.head()
-        logits = ops.linear(self.hidden(tokens, positions, cache), head.weight, head.bias) * head.scale
+        logits = ops.linear(hidden, head.weight, head.bias) * head.scale
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
 

@@ -1,7 +1,7 @@
 """A model as two files: model.safetensors (float32 weights) and model.json (what to build), json written last.
 
-model.json: {"use": "decoder", …its fields…, "vocab_size", "max_sequence", "sha256" of model.safetensors}. A tied head is
-the embedding's parameter, so it is stored once. Safetensors only; nothing here can run code.
+model.json: {"use": "decoder", …its fields…, "vocab_size", "max_sequence", "sha256" of model.safetensors}. A tied head
+is the embedding's parameter, so it is stored once. Safetensors only; nothing here can run code.
 """
 
 from __future__ import annotations

@@ -59,6 +59,11 @@ class YarnScaling(Config):
     whole_pairs: bool = True
     """Round the ends of the ramp outward to whole pairs, as the paper's code does."""
 
+    @property
+    def magnitude_(self) -> float:
+        """Multiplier of cos and sin, derived if not given."""
+        return 0.1 * math.log(self.factor) + 1 if self.magnitude is None else self.magnitude
+
     def rewrite(self, inverse: Tensor, theta: float) -> tuple[Tensor, float]:
         """Frequencies float64 [E/2] -> (frequencies, magnitude of the tables)."""
         width = 2 * len(inverse)
@@ -72,8 +77,7 @@ class YarnScaling(Config):
         low, high = max(low, 0), min(high, width - 1)
         span = high - low if high != low else 0.001
         ramp = ((torch.arange(len(inverse), dtype=torch.float64, device="cpu") - low) / span).clamp(0, 1)
-        magnitude = 0.1 * math.log(self.factor) + 1 if self.magnitude is None else self.magnitude
-        return inverse * (1 - ramp) + inverse / self.factor * ramp, magnitude
+        return inverse * (1 - ramp) + inverse / self.factor * ramp, self.magnitude_
 
 
 class Llama3Scaling(Config):
