@@ -1,0 +1,216 @@
+"""The main job: everything is made, nothing twice; stopped runs go on; what cannot work is refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tilth
+from tilth import job
+from tilth.core.errors import CheckpointError, DataError, DivergedError, PlanError, RecipeError, RunInUse
+from tilth.core.rundir import RunDir, read_json, read_rows
+from tilth.report.live import console
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_recipe: Path, root: Path) -> job.Finished:
+    return tilth.run(tiny_recipe, {}, root=root, out=console(quiet=True))
+
+
+def again(recipe: Path, root: Path, **overrides: Any) -> job.Finished:
+    return tilth.run(recipe, overrides, root=root, out=console(quiet=True))
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_everything_is_there(finished: job.Finished) -> None:
+    for name in (
+        "recipe.yaml origins.json versions.json plan.json data.json status.json eval.json samples.json report.html "
+        "metrics.jsonl events.jsonl tokenizer/tokenizer.json model/model.safetensors export/model.safetensors"
+    ).split():
+        assert (finished.path / name).is_file(), name
+    assert read_json(finished.path / "status.json")["status"] == "done"
+    assert [r["step"] for r in finished.metrics] == list(range(1, 13))
+    assert finished.loss < finished.metrics[0]["loss"] - 0.5
+    assert set(finished.summary()["bits_per_byte"]) == {"lines", "notes"}
+    kinds = [r["event"] for r in read_rows(finished.path / "events.jsonl")]
+    assert kinds.count("eval") == 1  # at step 6; the end has its own evaluation
+    assert kinds.count("save") >= 4  # steps 1, 4, 8, 12
+    assert json.loads(json.dumps(finished.summary())) == finished.summary()
+
+
+def test_the_ledger_of_tokens_is_what_was_planned(finished: job.Finished) -> None:
+    (stage,) = read_json(finished.path / "data.json")["stages"]
+    assert stage["realised"] == stage["plan"]
+    assert sum(r["planned_tokens"] for r in stage["realised"]) == 12 * 256
+
+
+def test_a_second_run_redoes_nothing(finished: job.Finished, tiny_recipe: Path, root: Path) -> None:
+    watched = [finished.path / d for d in ("model", "export", "checkpoints", "eval.json", "samples.json")]
+    before = [stamps(w) if w.is_dir() else w.stat().st_mtime_ns for w in watched]
+    cache = stamps(root / ".cache")
+    rows = len(finished.metrics)
+    same = again(tiny_recipe, root)
+    assert same.path == finished.path
+    assert [stamps(w) if w.is_dir() else w.stat().st_mtime_ns for w in watched] == before
+    assert stamps(root / ".cache") == cache
+    assert len(read_rows(same.path / "metrics.jsonl")) == rows
+
+
+def test_a_changed_rate_trains_again_but_does_not_tokenize(
+    finished: job.Finished, tiny_recipe: Path, root: Path
+) -> None:
+    cache = {k: v for k, v in stamps(root / ".cache").items() if "history" not in k}
+    other = again(tiny_recipe, root, **{"optim.lr": 0.005})
+    assert other.path != finished.path
+    assert other.loss != finished.loss
+    assert {k: v for k, v in stamps(root / ".cache").items() if "history" not in k} == cache
+
+
+def test_a_changed_evaluation_does_not_train_again(finished: job.Finished, tiny_recipe: Path, root: Path) -> None:
+    weights = stamps(finished.path / "model")
+    other = again(tiny_recipe, root, **{"eval.samples": ["Old ", "The "]})
+    assert other.path == finished.path
+    assert stamps(finished.path / "model") == weights
+    assert len(read_json(other.path / "samples.json")) == 2
+
+
+def test_the_export_speaks_like_the_run(finished: job.Finished) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(finished.path / "export", dtype=torch.float32)
+    ours = tilth.load(finished.path)
+    ids = torch.randint(400, (2, 20), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours.logits(ids), theirs(ids).logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(tilth.load(finished.path / "export").logits(ids), ours.logits(ids), atol=1e-5, rtol=1e-5)
+    assert transformers.AutoTokenizer.from_pretrained(finished.path / "export").encode("Note 1.") == list(
+        ours.tokenizer.encode("Note 1.")
+    )
+
+
+def test_evaluate_again_gives_the_same_numbers(finished: job.Finished, root: Path) -> None:
+    result = job.evaluate(finished.path, root=root, out=console(quiet=True))
+    before = finished.evaluation["bits_per_byte"]["domains"]
+    for domain, row in result["bits_per_byte"]["domains"].items():
+        assert row["bits_per_byte"] == pytest.approx(before[domain]["bits_per_byte"], rel=1e-6)
+
+
+def test_import_brings_a_base_to_go_on_from(finished: job.Finished, tiny_recipe: Path, tmp_path: Path) -> None:
+    brought = job.import_hf(finished.path / "export", tmp_path / "brought")
+    ids = torch.arange(1, 21)[None]
+    torch.testing.assert_close(
+        tilth.load(tmp_path / "brought").logits(ids), tilth.load(finished.path).logits(ids), atol=1e-5, rtol=1e-5
+    )
+    child = tmp_path / "more.yaml"
+    text = "".join(x for x in tiny_recipe.read_text().splitlines(True) if not x.startswith(("model:", "tokenizer:")))
+    child.write_text(f"extends: {brought['base']}\n" + text)
+    more = again(child, tmp_path / "runs", **{"optim.lr": 0.001, "budget.steps": 3, "eval.every": None})
+    assert more.metrics[0]["loss"] < finished.metrics[0]["loss"] - 0.5  # it goes on, not from scratch
+    with pytest.raises(RunInUse, match="already"):
+        job.import_hf(finished.path / "export", tmp_path / "brought")
+    with pytest.raises(RecipeError, match="tokenizer does not fit"):
+        again(child, tmp_path / "runs", tokenizer={"use": "bpe", "vocab_size": 300})
+
+
+def test_two_stages_keep_one_ledger(tiny_recipe: Path, root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text(
+        f"extends: {tiny_recipe}\nname: two\nstages:\n- {{name: a, budget: {{steps: 5}}}}\n"
+        "- {name: b, budget: {tokens: 1024}, mixture: {use: fixed, weights: {lines: 0, notes: 1}}}\n"
+    )
+    done = again(path, root, **{"eval.every": None})
+    assert [(r["stage"], r["step"], r["global_step"]) for r in done.metrics] == [
+        *(("a", i, i) for i in range(1, 6)),
+        *(("b", i, i + 5) for i in range(1, 5)),
+    ]
+
+
+# ---- what goes wrong -------------------------------------------------------------------------------------------
+
+
+def test_a_directory_of_another_recipe_is_refused_and_left_alone(
+    finished: job.Finished, tiny_recipe: Path, root: Path
+) -> None:
+    before = stamps(finished.path)
+    with pytest.raises(CheckpointError, match="another recipe"):
+        tilth.run(tiny_recipe, {"seed": 5}, run_dir=finished.path, root=root, out=console(quiet=True))
+    assert stamps(finished.path) == before
+
+
+def test_a_second_writer_is_refused(finished: job.Finished, tiny_recipe: Path, root: Path) -> None:
+    code = f"import tilth; tilth.run({str(tiny_recipe)!r}, root={str(root)!r})"
+    with RunDir(finished.path).lock():
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "RunInUse" in other.stderr
+
+
+def test_a_diverging_run_names_and_keeps_its_batch(tiny_recipe: Path, root: Path) -> None:
+    with pytest.raises(DivergedError, match=r"batch was (lines|notes) epoch \d+ window \d+") as caught:
+        again(tiny_recipe, root, **{"optim.lr": 1e30, "clip": None, "name": "boom"})
+    (run,) = root.glob("boom-*")
+    (kept,) = run.glob("diverged-*.safetensors")
+    assert kept.name in str(caught.value)
+    assert read_json(run / "status.json")["status"] == "failed"
+    from safetensors.torch import load_file
+
+    assert load_file(kept)["tokens"].shape == (8, 32)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "says"),
+    [
+        ({"mixture": {"use": "fixed", "weights": {"lines": 1, "ntes": 1}}}, RecipeError, "notes"),
+        ({"budget.tokens": 10**8}, PlanError, "max_epochs"),
+        ({"budget.tokens": 100}, PlanError, "no whole step"),
+        ({"batch": {"tokens": 2**20, "sequence": 2**20}}, DataError, "too few"),
+        ({"tokenizer.vocab_size": 100}, RecipeError, "vocab"),
+        ({"model.width": 10**6, "model.heads": 2, "model.ffn_width": 10**6}, PlanError, "GiB"),
+        ({"corpus.sources.lines.path": "nowhere.jsonl"}, DataError, "nowhere.jsonl"),
+        ({"model.heads": 5}, RecipeError, "heads"),
+        ({"init": "nowhere"}, DataError, "nowhere"),
+        ({"schedule": {"use": "cosine", "warmup": 50}}, PlanError, "warmup"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_step(
+    tiny_recipe: Path, root: Path, overrides: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says) as caught:
+        again(tiny_recipe, root, name="refused", **overrides)
+    assert len(str(caught.value)) < 600
+    assert not list(root.glob("refused-*/metrics.jsonl"))
+
+
+def test_load_says_what_it_wanted(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="neither a run directory"):
+        tilth.load(tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tiny_recipe: Path, tmp_path: Path, finished: job.Finished) -> None:
+    """Plain data parallel under torchrun: the same order, losses equal but for the order of float32 sums."""
+    root = tmp_path / "runs"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
+    command += ["-m", "tilth", "run", str(tiny_recipe), "--root", str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-2000:]
+    (run,) = root.glob("tiny-*")
+    rows = read_rows(run / "metrics.jsonl")
+    assert len(rows) == len(finished.metrics)
+    for a, b in zip(rows, finished.metrics, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-5)
+    shutil.rmtree(root)
