@@ -1,0 +1,349 @@
+"""A speaker: a model and its tokenizer together, so that text can be scored and continued.
+
+Texts are scored as in training: a document starts behind the begin token (or the end token where there is only that
+one), and the end of a document is not scored. Rows of a batch are padded on the right, where causal attention does not
+look, so neither the batch nor its padding changes a result (beyond the rounding of differently shaped products).
+
+Shape letters: B batch, T time, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tilth.core.config import validate
+from tilth.core.errors import DataError
+from tilth.data.tokenizer import Tokenizer
+
+from .sampling import Sampling
+
+LOGIT_BYTES = 64 << 20
+"""Size of the logits held at once while scoring."""
+
+
+class Score(NamedTuple):
+    """What a model thinks of the scored part of a token sequence."""
+
+    nats: float
+    """Sum of log p, natural logarithm."""
+    greedy: bool
+    """Every token was the likeliest one."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens start..stop-1 are read, tokens first..stop-1 are scored (start < first < stop)."""
+
+    start: int
+    first: int
+    stop: int
+
+
+def windows(length: int, first: int, size: int, stride: int) -> list[Window]:
+    """Windows that score each of the tokens first..length-1 once, reading at most `size` tokens before the last one.
+
+    The first window is as long as it can be; later ones score at most `stride` tokens, so that each has at least
+    `size - stride + 1` tokens of context (half a window by default, all there are near the start of a text).
+    """
+    out: list[Window] = []
+    while first < length:
+        stop = min(length, max(first + stride, size + 1))
+        out.append(Window(max(0, stop - 1 - size), first, stop))
+        first = stop
+    return out
+
+
+class Speaker:
+    """Scores and continues text. Its arithmetic is the model's compute dtype; no gradients are kept."""
+
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, *, batch_tokens: int = 8192, stride: int | None = None
+    ) -> None:
+        """`batch_tokens`: tokens per forward pass. `stride`: tokens scored per window of a text longer than the
+        model's sequence (None: half the sequence); smaller gives more context and costs more.
+
+        Raises DataError if the tokenizer has more tokens than the model.
+        """
+        if tokenizer.vocab_size > model.vocab_size:
+            raise DataError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens and the model only {model.vocab_size}.",
+                where="tokenizer",
+                fix="Use the tokenizer the model was trained with.",
+            )
+        self.model, self.tokenizer = model, tokenizer
+        self.batch_tokens = batch_tokens
+        self.stride = max(1, model.max_sequence // 2) if stride is None else stride
+        if not 1 <= self.stride <= model.max_sequence:
+            raise DataError(
+                f"a stride of {self.stride} tokens is not between 1 and the sequence of {model.max_sequence}.",
+                where="stride",
+            )
+        self._start = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the model, a tied head counted once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def max_sequence(self) -> int:
+        """Tokens the model can read at once."""
+        return self.model.max_sequence
+
+    # ---- scoring -------------------------------------------------------------------------------------------------
+
+    def logits(self, ids: Tensor | np.ndarray) -> Tensor:
+        """Token ids int64 [B, T] -> logits float32 [B, T, V]; nothing is put before them."""
+        ids = torch.as_tensor(np.asarray(ids) if not isinstance(ids, Tensor) else ids)
+        if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
+            raise DataError(f"token ids are integers [B, T], not {ids.dtype} {list(ids.shape)}.", where="ids")
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.model.vocab_size:
+            raise DataError(f"token ids must be in 0..{self.model.vocab_size - 1}.", where="ids")
+        with self._quiet():
+            return self.model(ids.long().to(self._device)).float()
+
+    def loglik(self, requests: Sequence[tuple[str, str]]) -> list[Score]:
+        """log p(continuation | context) for pairs of texts, in nats, and whether greedy decoding would write it.
+
+        Spaces at the end of a context count to the continuation, where tokenizers expect them. The pair is tokenized
+        as one text where that leaves the context's tokens as they are, else each part on its own. A context that does
+        not fit is cut on the left.
+        """
+        moved = [(c.rstrip(), c[len(c.rstrip()) :] + text) for c, text in requests]
+        contexts = self.tokenizer.encode_batch([c for c, _ in moved])
+        wholes = self.tokenizer.encode_batch([c + text for c, text in moved])
+        texts = self.tokenizer.encode_batch([text for _, text in moved])
+        sequences, first = [], []
+        for context, whole, text in zip(contexts, wholes, texts, strict=True):
+            if not np.array_equal(whole[: len(context)], context):
+                whole = np.concatenate([context, text])
+            before = self._before(empty=len(context) == 0)
+            sequences.append(np.concatenate([before, whole]).astype(np.int64))
+            first.append(len(before) + len(context))
+        return self.score(sequences, first)
+
+    def loglik_rolling(self, texts: Sequence[str]) -> list[float]:
+        """log p of each whole text as a document, in nats."""
+        return [s.nats for s in self.score(self.documents(texts), [1] * len(texts))]
+
+    def documents(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids int64 of each text behind the token that starts a document."""
+        before = self._before(empty=True)
+        return [np.concatenate([before, ids]).astype(np.int64) for ids in self.tokenizer.encode_batch(texts)]
+
+    def score(self, sequences: Sequence[np.ndarray], first: Sequence[int], stride: int | None = None) -> list[Score]:
+        """Score tokens first[i].. of each id sequence given all before them, in windows where it is too long."""
+        if any(f < 1 for f in first):
+            raise ValueError("the first token of a sequence has nothing before it to be predicted from")
+        pieces = [
+            (row, w)
+            for row, (ids, f) in enumerate(zip(sequences, first, strict=True))
+            for w in windows(len(ids), f, self.max_sequence, stride or self.stride)
+        ]
+        pieces.sort(key=lambda p: p[1].start - p[1].stop)  # alike lengths together, longest first
+        nats, greedy = np.zeros(len(sequences)), np.ones(len(sequences), bool)
+        while pieces:
+            width = pieces[0][1].stop - pieces[0][1].start - 1
+            rows = max(1, self.batch_tokens // width)
+            batch, pieces = pieces[:rows], pieces[rows:]
+            for (row, _), (total, likeliest) in zip(batch, self._score(sequences, batch), strict=True):
+                nats[row] += total
+                greedy[row] &= likeliest
+        return [Score(float(n), bool(g)) for n, g in zip(nats, greedy, strict=True)]
+
+    def _score(self, sequences: Sequence[np.ndarray], batch: list[tuple[int, Window]]) -> list[Score]:
+        """Scores of windows in one forward pass."""
+        width = batch[0][1].stop - batch[0][1].start - 1
+        ids = np.zeros((len(batch), width + 1), np.int64)
+        scored = np.zeros((len(batch), width), bool)
+        for b, (row, w) in enumerate(batch):
+            ids[b, : w.stop - w.start] = sequences[row][w.start : w.stop]
+            scored[b, w.first - 1 - w.start : w.stop - 1 - w.start] = True
+        where = torch.from_numpy(scored).to(self._device)
+        tokens = torch.from_numpy(ids).to(self._device)
+        logp, best = [], []
+        with self._quiet():
+            hidden, targets = self.model.hidden(tokens[:, :-1])[where], tokens[:, 1:][where]
+            step = max(1, LOGIT_BYTES // (4 * self.model.vocab_size))
+            for h, t in zip(hidden.split(step), targets.split(step), strict=True):
+                logits = self._head(h)
+                logp.append(logits.gather(1, t[:, None])[:, 0] - logits.logsumexp(-1))
+                best.append(logits.argmax(-1) == t)
+        counts = scored.sum(1)
+        ends = np.cumsum(counts)[:-1]
+        totals = np.split(torch.cat(logp).double().cpu().numpy(), ends)
+        likeliest = np.split(torch.cat(best).cpu().numpy(), ends)
+        return [Score(n.sum(), g.all()) for n, g in zip(totals, likeliest, strict=True)]
+
+    # ---- writing -------------------------------------------------------------------------------------------------
+
+    def generate(
+        self, prompts: Sequence[str], max_tokens: int = 128, *, stop: Sequence[str] = (), **sampling: Any
+    ) -> list[str]:
+        """Continuations of prompts (without the prompts), each until its end token, a `stop` text or `max_tokens`.
+
+        `sampling` are the fields of `Sampling`: temperature (0: greedy), top_k, top_p, min_p, repetition_penalty, seed.
+        Reply i depends on (seed, i) and its prompt, not on the other prompts. When the model's sequence is full, the
+        older half of the text is forgotten. Raises DataError for a prompt longer than the model's sequence.
+        """
+        settings = validate(Sampling, sampling, "generate")
+        replies = [_Reply(i, self._prompt(p), self.tokenizer, stop) for i, p in enumerate(prompts)]
+        longest = max((min(self.max_sequence, len(r.ids) + max_tokens) for r in replies), default=1)
+        rows = max(1, self.batch_tokens // longest)
+        for at in range(0, len(replies), rows):
+            for _ in self._write(replies[at : at + rows], max_tokens, settings):
+                pass
+        return [r.text for r in replies]
+
+    def stream(self, prompt: str, max_tokens: int = 128, *, stop: Sequence[str] = (), **sampling: Any) -> Iterator[str]:
+        """`generate` for one prompt, piece by piece; no piece ends inside a character or holds a part of `stop`."""
+        settings = validate(Sampling, sampling, "stream")
+        reply = _Reply(0, self._prompt(prompt), self.tokenizer, stop)
+        for _ in self._write([reply], max_tokens, settings):
+            if piece := reply.take():
+                yield piece
+        if piece := reply.take():
+            yield piece
+
+    def _prompt(self, prompt: str) -> list[int]:
+        ids = self.tokenizer.encode(prompt)
+        ids = [*self._before(empty=not ids).tolist(), *ids]
+        if len(ids) > self.max_sequence:
+            raise DataError(
+                f"the prompt has {len(ids)} tokens and the model reads at most {self.max_sequence}.",
+                where="prompt",
+                fix="Shorten it; its last part counts most.",
+            )
+        return ids
+
+    def _write(self, replies: list[_Reply], max_tokens: int, sampling: Sampling) -> Iterator[None]:
+        """Let replies grow together by one token per turn until all are finished."""
+        cache, active = None, list(replies)
+        for step in range(max_tokens):
+            with self._quiet():
+                if cache is None or cache.end == cache.capacity:
+                    cache, hidden = self._read(active, max_tokens - step)
+                else:
+                    last = torch.tensor([[r.ids[-1]] for r in active], device=self._device)
+                    hidden = self.model.hidden(last, cache=cache)[:, 0]
+                logits = self._head(hidden)[:, : self.tokenizer.vocab_size]  # rows beyond are padding of the matrix
+                seen = [torch.tensor(r.ids, device=self._device) for r in active] if sampling.needs_seen else []
+                chosen = sampling.choose(logits, seen, [r.number for r in active], step).tolist()
+            for reply, token in zip(active, chosen, strict=True):
+                reply.push(token)
+            yield
+            going = [b for b, reply in enumerate(active) if not reply.done]
+            if not going:
+                return
+            if len(going) < len(active):
+                active = [active[b] for b in going]
+                cache.select(torch.tensor(going, device=self._device))
+        for reply in active:
+            reply.finish()
+
+    def _read(self, active: list[_Reply], more: int) -> tuple[Any, Tensor]:
+        """A new cache holding each reply's tokens, and the hidden states [B, D] of their last ones."""
+        for reply in active:
+            if len(reply.ids) - reply.start > self.max_sequence:
+                reply.start = len(reply.ids) - self.max_sequence // 2
+        kept = [reply.ids[reply.start :] for reply in active]
+        lengths = torch.tensor([len(ids) for ids in kept])
+        longest = int(lengths.max())
+        padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids in kept], device=self._device)
+        cache = self.model.new_cache(len(active), min(self.max_sequence, longest + more))
+        hidden = self.model.hidden(padded, cache=cache)
+        cache.keep(lengths.to(self._device))
+        return cache, hidden[torch.arange(len(active)), lengths - 1]
+
+    # ---- the rest ------------------------------------------------------------------------------------------------
+
+    def export(self, dir: str | Path, format: str = "auto") -> Any:
+        """Write a Hugging Face directory and compare its logits; see `tilth.arch.hf.export_hf`."""
+        from tilth.arch import hf
+
+        return hf.export_hf(Path(dir), self.model.config, self.model, self.tokenizer, format=format)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """No gradients (not inference mode: a model in training must not keep inference tensors), evaluation mode."""
+        was = self.model.training
+        if was:
+            self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            if was:
+                self.model.train()
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """Hidden states [N, D] -> logits float32 [N, V], as the model's forward pass computes them."""
+        head = self.model.head()
+        bias = None if head.bias is None else head.bias.to(hidden.dtype)
+        logits = torch.nn.functional.linear(hidden, head.weight.to(hidden.dtype), bias).float() * head.scale
+        return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
+
+    def _before(self, empty: bool) -> np.ndarray:
+        """What is put before a text: the begin token; without one, the end token if there is nothing else to go by."""
+        token = self._start if empty else self.tokenizer.bos_id
+        if token is None and empty:
+            raise DataError(
+                "this tokenizer has neither a begin nor an end token, so nothing stands before a text's first token.",
+                where="tokenizer",
+                fix="Name one as bos_token or eos_token in tokenizer_config.json.",
+            )
+        return np.array([] if token is None else [token], np.int64)
+
+
+class _Reply:
+    """One continuation while it is written."""
+
+    def __init__(self, number: int, prompt: list[int], tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        self.number, self.ids, self.start, self.done, self.text = number, list(prompt), 0, False, ""
+        self._decoder, self._eos, self._stop = tokenizer.stream_decoder(), tokenizer.eos_id, [s for s in stop if s]
+        self._taken = 0
+
+    def push(self, token: int) -> None:
+        """The next token; an end token or a stop text finishes the reply and is no part of it."""
+        if token == self._eos:
+            self.finish()
+            return
+        self.ids.append(token)
+        self._grow(self._decoder.push(token))
+
+    def finish(self) -> None:
+        """No more tokens will come."""
+        self._grow(self._decoder.finish())
+        self.done = True
+
+    def take(self) -> str:
+        """Text that is certain and was not taken yet: what could still become a stop text is held back."""
+        end = len(self.text)
+        if not self.done:
+            end -= max((_overlap(self.text, s) for s in self._stop), default=0)
+        piece = self.text[self._taken : end]
+        self._taken = max(self._taken, end)
+        return piece
+
+    def _grow(self, piece: str) -> None:
+        self.text += piece
+        found = [at for s in self._stop if (at := self.text.find(s)) >= 0]
+        if found:
+            self.text, self.done = self.text[: min(found)], True
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest proper beginning of `stop` that ends `text`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
