@@ -182,7 +182,7 @@ def test_a_later_stage_goes_on_where_the_earlier_stopped() -> None:
     stores = {"a": Tokens([4001]), "b": Tokens([2001])}
     first = Sampler(stores, {"a": 1, "b": 1}, 8, 16, seed=1)
     second = Sampler(stores, {"a": 3, "b": 1}, 8, 16, seed=1, start=first.cursor(37))
-    assert first.cursor(37) == {"a": 296, "b": 296}
+    assert first.cursor(37) == {"a": 296 * 8, "b": 296 * 8}
     refs = [r for k in range(37) for r in first.refs(k)] + [r for k in range(50) for r in second.refs(k)]
     for source, W in (("a", 500), ("b", 250)):
         mine = [r for r in refs if r.source == source]
@@ -212,12 +212,23 @@ def test_plan_by_hand() -> None:
     assert (rows["off"]["sequences"], rows["off"]["share"], rows["off"]["windows"]) == (0, 0.0, 0)
 
 
-def test_steps_for_epochs() -> None:
-    stores = {"a": Tokens([16 * 100 + 1]), "b": Tokens([16 * 10 + 1])}
-    sampler = Sampler(stores, {"a": 1, "b": 1}, 16, 4, seed=0)
-    # b is repeated most: one pass of 10 windows is 20 sequences, 5 steps
-    assert sampler.steps_for(1) == 5
-    assert sampler.steps_for(2.5) == 13
+def test_a_stage_of_longer_sequences_counts_the_tokens_taken() -> None:
+    store = {"a": Tokens([4001])}
+    first = Sampler(store, {"a": 1}, 8, 16, seed=1)
+    second = Sampler(store, {"a": 1}, 16, 8, seed=1, start=first.cursor(10))  # 1280 tokens: 80 windows of 16
+    assert second.plan(20)[0]["epochs_total"] == (80 + 160) / 250
+    assert [r.epoch for r in second.refs(170 // 8)] == [0, 0] + [1] * 6
+
+
+@given(a=st.integers(1, 300), b=st.integers(1, 300), weight=st.floats(0.01, 0.99), epochs=st.floats(0.1, 5))
+@settings(deadline=None)
+def test_steps_for_epochs_is_the_last_step_within_them(a: int, b: int, weight: float, epochs: float) -> None:
+    stores = {"a": Tokens([16 * a + 1]), "b": Tokens([16 * b + 1])}
+    sampler = Sampler(stores, {"a": weight, "b": 1 - weight}, 16, 4, seed=0)
+    steps = sampler.steps_for(epochs)
+    most = max(row["epochs"] for row in sampler.plan(steps))
+    assert most <= epochs
+    assert max(row["epochs"] for row in sampler.plan(steps + 2)) > epochs
 
 
 def test_documents_of_a_window() -> None:

@@ -59,8 +59,9 @@ class Sampler:
     weights             source -> share of the sequences (hence of the tokens), normalised here; 0 leaves it out
     sequence            T, tokens per sequence
     sequences_per_step  S, sequences of an optimizer step over all ranks
-    start               source -> sequences already taken by earlier stages (`cursor` of their samplers); with an
-                        equal `sequence` the pass over a source goes on where it stood
+    start               source -> tokens already taken by earlier stages (`cursor` of their last sampler): the pass over
+                        a source goes on where it stood; with another `sequence` only its length carries over, as the
+                        windows are others
 
     Raises DataError if a weight names no store, or a source is smaller than one window.
     """
@@ -86,7 +87,7 @@ class Sampler:
         self.stores = dict(stores)
         self.weights = {s: weights.get(s, 0) / total for s in stores}
         self.sources = [s for s in stores if self.weights[s] > 0]
-        self.start = {s: (start or {}).get(s, 0) for s in stores}
+        self._start = {s: ceil((start or {}).get(s, 0) / sequence) for s in stores}  # in sequences
         self.windows = {s: num_windows(stores[s].num_tokens, sequence) for s in stores}
         for s in self.sources:
             if not self.windows[s]:
@@ -147,13 +148,16 @@ class Sampler:
         return dict.fromkeys(self.stores, 0) | dict(zip(self.sources, counts, strict=True))
 
     def cursor(self, steps: int) -> dict[str, int]:
-        """`start` of a stage that goes on after `steps` steps of this one."""
-        return {s: self.start[s] + n for s, n in self.consumed(steps).items()}
+        """Tokens per source that this and earlier stages took: `start` of a stage that goes on after `steps` steps."""
+        return {s: (self._start[s] + n) * self.sequence for s, n in self.consumed(steps).items()}
 
     def steps_for(self, epochs: float) -> int:
-        """Steps (rounded up) in which the source that is repeated most is passed over `epochs` times."""
-        samples = min(self.windows[s] / self.weights[s] for s in self.sources) * epochs
-        return max(1, ceil(samples / self.sequences_per_step))
+        """The most steps in which no source is passed over more than `epochs` times (earlier stages not counted)."""
+        samples = epochs * min(self.windows[s] / self.weights[s] for s in self.sources)
+        steps = int(samples // self.sequences_per_step)
+        while steps and any(n > epochs * self.windows[s] for s, n in self.consumed(steps).items()):
+            steps -= 1  # a source may be a sample ahead of its share
+        return steps
 
     def plan(self, steps: int) -> list[dict[str, Any]]:
         """A row per source: what it has, its share, and how often it is passed over.
@@ -177,7 +181,7 @@ class Sampler:
                     "sequences": taken[s],
                     "planned_tokens": taken[s] * self.sequence,
                     "epochs": taken[s] / windows if windows else 0.0,
-                    "epochs_total": (self.start[s] + taken[s]) / windows if windows else 0.0,
+                    "epochs_total": (self._start[s] + taken[s]) / windows if windows else 0.0,
                 }
             )
         return rows
@@ -188,7 +192,7 @@ class Sampler:
         epoch, window = np.empty_like(samples), np.empty_like(samples)
         for i, name in enumerate(self.sources):
             mine = np.flatnonzero(source == i)
-            epoch[mine], in_epoch = np.divmod(rank[mine] + self.start[name], self.windows[name])
+            epoch[mine], in_epoch = np.divmod(rank[mine] + self._start[name], self.windows[name])
             for e in np.unique(epoch[mine]).tolist():
                 now = epoch[mine] == e
                 key = streams.key(self.seed, "data.window", self._source_ids[i], e)
