@@ -221,3 +221,9 @@ class Config(BaseConfig):
         seen = [sequence / 2 if w is None or w >= sequence else w - w * w / (2 * sequence) for w in self.windows]
         matmul = self.num_parameters(vocab_size, sequence)["matmul"]
         return 6.0 * matmul + 12.0 * self.heads * self.head_width_ * sum(seen)
+
+    def activation_elements(self) -> int:
+        """Elements a block keeps per token for its backward pass: two streams, two normed copies, queries, keys,
+        values, what attention gives, and the feed-forward network's inner activations."""
+        Q, KV = self.heads * self.head_width_, self.kv_heads_ * self.head_width_
+        return 4 * self.width + 2 * Q + 2 * KV + (3 if self.gated else 2) * self.ffn_width_

@@ -225,9 +225,8 @@ def describe(numbers: dict[str, Any]) -> list[str]:
     for stage in numbers["stages"]:
         lines.append(f"stage {stage['name']}: {stage['steps']:,} steps of {stage['batch_tokens']:,} tokens")
         for row in stage["sources"]:
-            lines.append(
-                f"  {row['source']:<16} {row['share']:6.1%}  {row['planned_tokens']:>12,} tokens  {row['epochs']:.2f} epochs"
-            )
+            shown = f"{row['share']:6.1%}  {row['planned_tokens']:>12,} tokens  {row['epochs']:.2f} epochs"
+            lines.append(f"  {row['source']:<16} {shown}")
     return lines
 
 
