@@ -1,0 +1,117 @@
+"""The command line as a person or a program uses it: verbs, JSON, sentences, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tilth.core.rundir import read_rows
+
+
+def tilth(*args: Any, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tilth", *map(str, args)], capture_output=True, text=True, check=False, **kwargs
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def summary(tiny_recipe: Path, root: Path) -> dict[str, Any]:
+    done = tilth("run", tiny_recipe, "--root", root, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_help_imports_neither_torch_nor_pydantic() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from tilth.cli import app;"
+        "r = CliRunner().invoke(app, ['--help']); assert r.exit_code == 0, r.output;"
+        "assert not {'torch', 'pydantic', 'rich', 'pyarrow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_run_prints_one_json_object_and_the_progress_on_stderr(summary: dict[str, Any]) -> None:
+    assert summary["steps"] == 12
+    assert Path(summary["report"]).is_file()
+
+
+def test_plan(tiny_recipe: Path, root: Path, summary: dict[str, Any]) -> None:
+    plain = tilth("plan", tiny_recipe, "--root", root)
+    assert plain.returncode == 0
+    assert "parameters" in plain.stdout and "lines" in plain.stdout
+    data = json.loads(tilth("plan", tiny_recipe, "budget.tokens=512", "--root", root, "--json").stdout)
+    assert data["steps"] == 2
+
+
+def test_eval_generate_report_export(summary: dict[str, Any], root: Path, tmp_path: Path) -> None:
+    run = summary["run"]
+    scored = json.loads(tilth("eval", run, "--root", root, "--json").stdout)
+    assert set(scored["bits_per_byte"]["domains"]) == {"lines", "notes"}
+    a = json.loads(tilth("generate", run, "Note 1.", "--max-tokens", 8, "--json").stdout)
+    b = json.loads(tilth("generate", run, "Note 1.", "--max-tokens", 8, "--json").stdout)
+    assert a == b and a["text"]
+    plain = tilth("generate", run, "Note 1.", "--max-tokens", 8)
+    assert plain.stdout.startswith("Note 1.")
+    assert json.loads(tilth("report", run, "--json").stdout)["report"].endswith("report.html")
+    assert tilth("export", run, tmp_path / "hf").returncode == 0
+    assert (tmp_path / "hf" / "model.safetensors").is_file()
+    assert json.loads(tilth("import", tmp_path / "hf", tmp_path / "back", "--json").stdout)["parameters"] > 0
+    talk = tilth("chat", run, "--max-tokens", 4, input="Note 1.\n/quit\n")
+    assert talk.returncode == 0 and talk.stdout
+
+
+def test_schema_is_json() -> None:
+    assert json.loads(tilth("schema").stdout)["title"] == "tilth recipe"
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["optim.lrr=1"], 2, "optim.lrr: there is no field 'lrr' here. Did you mean 'lr'?"),
+        (["optim=muno"], 2, "'muon'"),
+        (["corpus.sources.lines.path=nowhere"], 3, "nowhere"),
+        (["budget.tokens=1e9"], 5, "max_epochs"),
+    ],
+)
+def test_a_fault_is_one_sentence_and_its_own_exit_code(
+    tiny_recipe: Path, root: Path, args: list[str], code: int, says: str
+) -> None:
+    done = tilth("run", tiny_recipe, *args, "--root", root)
+    assert done.returncode == code
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    as_json = tilth("run", tiny_recipe, *args, "--root", root, "--json")
+    assert json.loads(as_json.stdout)["exit_code"] == code
+
+
+def test_a_signal_saves_and_exits_with_75_and_the_same_command_goes_on(tiny_recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tilth", "run", str(tiny_recipe), "budget.steps=400", "max_epochs=100"]
+    command += ["eval.every=null", "--run", str(tmp_path / "run"), "--root", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    while process.poll() is None and len(read_rows(tmp_path / "run" / "metrics.jsonl")) < 20:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert "SIGTERM" in errors and "goes on" in errors
+    stopped = len(read_rows(tmp_path / "run" / "metrics.jsonl"))
+    assert 20 <= stopped < 400
+    done = tilth(*command[3:], "--json")
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert [r["global_step"] for r in rows] == list(range(1, 401))
+    resumed = [e["step"] for e in read_rows(tmp_path / "run" / "events.jsonl") if e["event"] == "resume"]
+    assert resumed == [stopped]
