@@ -12,6 +12,7 @@ from tilth.core.errors import TilthError
 from tilth.core.rundir import inside
 from tilth.core.text import visible
 
+from . import words
 from .words import number
 
 MEANING = {
@@ -131,3 +132,23 @@ def text(value: Any, limit: int = 20_000) -> str:
 def ints(value: Any) -> dict[str, float]:
     """Name -> number, of a mapping's entries that are numbers."""
     return {visible(k): n for k, v in mapping(value).items() if (n := number(v)) is not None}
+
+
+def brief(value: Any) -> str:
+    """A value of an event in few characters: numbers rounded, mappings as 'name number'."""
+    if isinstance(value, dict):
+        return ", ".join(f"{visible(k)} {brief(v)}" for k, v in value.items())[:400]
+    n = number(value)
+    return text(value, 400) if n is None else words.count(n) if n == int(n) else f"{n:.4g}"
+
+
+def flat(value: Any, prefix: str = "") -> Any:
+    """The leaves of nested plain data as (dotted name, text), at most 400."""
+    todo, given = [(prefix, value)], 0
+    while todo and given < 400:
+        name, node = todo.pop(0)
+        if isinstance(node, dict):
+            todo = [(f"{name}.{visible(str(k))}" if name else visible(str(k)), v) for k, v in node.items()] + todo
+        elif node is not None:
+            given += 1
+            yield name or "value", brief(node)

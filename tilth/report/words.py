@@ -84,7 +84,12 @@ def hands(value: Any) -> str:
 def percent(value: Any) -> str:
     """A share as '63 %', with a decimal below ten."""
     n = number(value)
-    return "–" if n is None else f"{100 * n:.{0 if abs(n) >= 0.0995 or n == 0 else 1}f} %"
+    if n is None:
+        return "–"
+    if 0 < abs(n) < 0.0005:
+        return "< 0.1 %"
+    text = f"{100 * n:.{0 if abs(n) >= 0.0995 else 1}f}"
+    return f"{text.removesuffix('.0')} %"
 
 
 def several(items: list[str]) -> str:

@@ -1,0 +1,88 @@
+"""The evaluation as the page shows it: bits per byte beside its baselines, minimal pairs, other measures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tilth.core.text import visible
+
+from . import words
+from .files import Files, flat, ints, mapping
+from .words import number
+
+View = dict[str, Any]
+
+BASELINES = {
+    "uniform": "guessing bytes evenly",
+    "unigram": "byte frequencies",
+    "ngram": "byte n-gram",
+    "zstd": "zstd with the training text",
+    "zstd_alone": "zstd alone",
+}
+"""How the page names the baselines of `tilth.eval`."""
+
+
+def scores(files: Files) -> list[View]:
+    """Bits per byte of each domain beside its baselines, worst first."""
+    out = []
+    for name, value in mapping(mapping(files.evaluation.get("bits_per_byte")).get("domains")).items():
+        bits = number(mapping(value).get("bits_per_byte"))
+        if bits is None:
+            continue
+        rivals = [{"name": BASELINES.get(k, k), "bits": b} for k, b in ints(mapping(value).get("baselines")).items()]
+        error = number(mapping(value).get("stderr"))
+        bars = [*({**r, "model": False, "stderr": None} for r in rivals)]
+        bars.append({"name": "this model", "bits": bits, "model": True, "stderr": error})
+        out.append(
+            {
+                "name": visible(name),
+                "bits": bits,
+                "stderr": error,
+                "best": min(rivals, key=lambda r: r["bits"], default=None),
+                "bars": sorted(bars, key=lambda b: -b["bits"]),
+                "documents": words.count(mapping(value).get("documents")),
+                "bytes": words.size(mapping(value).get("bytes")),
+            }
+        )
+    top = max((b["bits"] + (b["stderr"] or 0) for d in out for b in d["bars"]), default=8.0)
+    for domain in out:
+        domain["scale"] = max(top, 1e-9)
+    return out
+
+
+def pairs(files: Files) -> View | None:
+    """Minimal pairs: accuracy with its interval, by field of grammar."""
+    found = mapping(files.evaluation.get("minimal_pairs"))
+    accuracy = number(found.get("accuracy"))
+    if accuracy is None:
+        return None
+    fields = []
+    for name, value in mapping(found.get("fields")).items():
+        share = number(value) if not isinstance(value, dict) else number(value.get("accuracy"))
+        if share is not None:
+            fields.append(
+                {
+                    "name": visible(name).replace("_", " "),
+                    "share": share,
+                    "n": words.count(mapping(value).get("n")),
+                    "interval": _interval(mapping(value).get("interval")),
+                }
+            )
+    return {
+        "share": accuracy,
+        "n": words.count(found.get("n")),
+        "interval": _interval(found.get("interval")),
+        "fields": sorted(fields, key=lambda f: -f["share"]),
+    }
+
+
+def _interval(value: Any) -> list[float] | None:
+    ends = [number(v) for v in value] if isinstance(value, list) else []
+    return [e for e in ends if e is not None] if len(ends) == 2 and None not in ends else None
+
+
+def other_tasks(files: Files) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Results of tasks this page has no picture for: their plain numbers and words."""
+    known = ("bits_per_byte", "minimal_pairs")
+    found = [(visible(k), list(flat(v))) for k, v in files.evaluation.items() if k not in known]
+    return [(k, v) for k, v in found if v]
