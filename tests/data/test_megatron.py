@@ -1,0 +1,128 @@
+"""Megatron's indexed datasets, against bytes written by hand from its format, and there and back again."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tilth.core.errors import DataError
+from tilth.data.megatron import export_megatron, import_megatron
+from tilth.data.store import StoreWriter, TokenStore
+
+from .test_store import words
+
+# Three sequences, two documents: document 0 is sequences 0 and 1 (5 6 | 7 1), document 1 is sequence 2 (8 9 10 1).
+BIN = bytes.fromhex("0500 0600 0700 0100 0800 0900 0a00 0100".replace(" ", ""))
+IDX = b"".join(
+    [
+        b"MMIDIDX\x00\x00",
+        struct.pack("<Q", 1),
+        struct.pack("<B", 8),  # uint16
+        struct.pack("<Q", 3),
+        struct.pack("<Q", 3),
+        struct.pack("<3i", 2, 2, 4),
+        struct.pack("<3q", 0, 4, 8),
+        struct.pack("<3q", 0, 2, 3),
+    ]
+)
+
+
+def lay(path: Path, bin_bytes: bytes = BIN, idx_bytes: bytes = IDX) -> Path:
+    (path / "m.bin").write_bytes(bin_bytes)
+    (path / "m.idx").write_bytes(idx_bytes)
+    return path / "m"
+
+
+@pytest.mark.parametrize(
+    ("bos", "documents"),
+    [
+        ("</s>", [[1, 5, 6, 7], [1, 8, 9, 10]]),  # one separator: it goes to the front
+        (None, [[5, 6, 7, 1], [8, 9, 10, 1]]),
+        ("<s>", [[0, 5, 6, 7, 1], [0, 8, 9, 10, 1]]),
+    ],
+)
+def test_bytes_written_by_hand(tmp_path: Path, bos: str | None, documents: list[list[int]]) -> None:
+    store = import_megatron(lay(tmp_path), tmp_path / "store", words(bos, "</s>"))
+    assert [store.document(i).tolist() for i in range(store.num_documents)] == documents
+    assert (store.document_id(1), store.closed) == ("m:1", bos == "</s>")
+
+
+def test_other_integer_types_and_orders_of_sequences(tmp_path: Path) -> None:
+    raw = struct.pack("<4i", 8, 9, 5, 6)
+    head = b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 4, 2, 3)
+    idx = head + struct.pack("<2i", 2, 2) + struct.pack("<2q", 8, 0) + struct.pack("<3q", 0, 1, 2)
+    store = import_megatron(lay(tmp_path, raw, idx), tmp_path / "store", words(None, "</s>"))
+    assert [store.document(i).tolist() for i in range(2)] == [[5, 6, 1], [8, 9, 1]]
+
+
+def test_export_is_these_bytes(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path / "s", 300, "f", closed=True, shard_tokens=3)
+    writer.add("x", [1, 5, 6])
+    writer.add("y", [1, 7])
+    writer.close()
+    export_megatron(TokenStore.open(tmp_path / "s"), tmp_path / "out" / "m")
+    assert (tmp_path / "out" / "m.bin").read_bytes() == struct.pack("<5H", 5, 6, 1, 7, 1)
+    assert (tmp_path / "out" / "m.idx").read_bytes() == b"MMIDIDX\x00\x00" + struct.pack(
+        "<QBQQ2i2q3q", 1, 8, 2, 3, 3, 2, 0, 6, 0, 1, 2
+    )
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["m.bin", "m.idx"]
+
+
+@pytest.mark.parametrize(("bos", "size"), [("</s>", 300), ("<s>", 300), ("</s>", 70_000), (None, 300)])
+def test_there_and_back(tmp_path: Path, bos: str | None, size: int) -> None:
+    tokenizer = words(bos, "</s>", size)
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(2, size, n).tolist() for n in (0, 1, 50, 3)]
+    head, tail = ([0] if bos == "<s>" else [1] if bos else []), ([] if bos == "</s>" else [1])
+    writer = StoreWriter(tmp_path / "s", size, tokenizer.fingerprint, closed=bos == "</s>", shard_tokens=16)
+    for i, tokens in enumerate(documents):
+        writer.add(str(i), head + tokens + tail)
+    writer.close()
+    store = TokenStore.open(tmp_path / "s", tokenizer=tokenizer)
+    export_megatron(store, tmp_path / "m")
+    back = import_megatron(tmp_path / "m", tmp_path / "back", tokenizer)
+    assert back.read(0, back.num_tokens).tolist() == store.read(0, store.num_tokens).tolist()
+    assert back.offsets.tolist() == store.offsets.tolist()
+
+
+def change(at: int, form: str, value: int) -> bytes:
+    raw = bytearray(IDX)
+    struct.pack_into(form, raw, at, value)
+    return bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("bin_bytes", "idx_bytes", "says"),
+    [
+        (BIN, b"NUMPYIDX" + IDX[8:], r"m\.idx: this is no Megatron index"),
+        (BIN, IDX[:20], r"m\.idx: this is no Megatron index"),
+        (BIN, change(9, "<Q", 2), r"m\.idx: this Megatron index has version 2"),
+        (BIN, change(17, "<B", 7), r"m\.idx: this Megatron index has dtype code 7"),
+        (BIN, IDX[:-1], r"m\.idx: this index has 93 bytes where its header asks for 94"),
+        (BIN, IDX + b"\0\0\0", r"m\.idx: this is a multimodal"),
+        (BIN, change(18, "<Q", 2**60), r"m\.idx: this index has 94 bytes"),
+        (BIN, change(86, "<q", 2), r"m\.idx: this index is damaged: its documents"),
+        (BIN, change(34, "<i", -2), r"m\.idx: this index is damaged"),
+        (BIN[:-1], IDX, r"m\.bin: the index points beyond this file's 15 bytes"),
+        (BIN, change(62, "<q", 2**63 - 1), r"m\.bin: the index points beyond"),
+        (BIN, change(62, "<q", -4), r"m\.bin: the index points beyond"),
+        (b"\xff\xff" + BIN[2:], IDX, r"document 'm:0' has token 65535, outside the vocabulary of 300"),
+    ],
+)
+def test_damage_is_named_and_leaves_nothing(tmp_path: Path, bin_bytes: bytes, idx_bytes: bytes, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        import_megatron(lay(tmp_path, bin_bytes, idx_bytes), tmp_path / "store", words("</s>", "</s>"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.bin", "m.idx"]
+
+
+def test_missing_files_and_a_taken_target(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"m\.idx: this file is missing"):
+        import_megatron(tmp_path / "m", tmp_path / "store", words("</s>", "</s>"))
+    prefix = lay(tmp_path)
+    (tmp_path / "m.bin").unlink()
+    with pytest.raises(DataError, match=r"m\.bin: this file is missing"):
+        import_megatron(prefix, tmp_path / "store", words("</s>", "</s>"))
+    (tmp_path / "store").mkdir()
+    with pytest.raises(DataError, match="something here already"):
+        import_megatron(prefix, tmp_path / "store", words("</s>", "</s>"))
