@@ -57,7 +57,7 @@ def test_everything_is_there(finished: job.Finished) -> None:
 def test_the_ledger_of_tokens_is_what_was_planned(finished: job.Finished) -> None:
     (stage,) = read_json(finished.path / "data.json")["stages"]
     assert stage["realised"] == stage["plan"]
-    assert sum(r["planned_tokens"] for r in stage["realised"]) == 12 * 256
+    assert sum(r["tokens"] for r in stage["realised"]) == 12 * 256
 
 
 def test_a_second_run_redoes_nothing(finished: job.Finished, tiny_recipe: Path, root: Path) -> None:

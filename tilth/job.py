@@ -287,8 +287,10 @@ class _Job:
         sources = {}
         for name, counts in self.prepared.documents.ledger["sources"].items():
             splits = self.prepared.stores[name]
+            examples = [{"reason": r, **e} for r, es in counts.get("examples", {}).items() for e in es]
             sources[name] = {
                 **counts,
+                "examples": examples,
                 "tokens_train": splits["train"].num_tokens,
                 "tokens_held_out": splits["held_out"].num_tokens if "held_out" in splits else 0,
             }
@@ -298,7 +300,7 @@ class _Job:
             "sources": sources,
             "tokenizer": {"vocab_size": self.vocab, "bytes_per_token": per_token},
             "stages": [
-                {"name": s.stage.name, "plan": s.rows, "realised": realised[i] if realised else []}
+                {"name": s.stage.name, "plan": _shown(s.rows), "realised": _shown(realised[i]) if realised else []}
                 for i, s in enumerate(self.plan.stages)
             ],
         }
@@ -414,6 +416,14 @@ class _Job:
 
     def _cached(self, name: str, key: Any) -> _Done:
         return _Done(self.dir, name, content_hash(key))
+
+
+def _shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The sampler's rows as data.json holds them."""
+    return [
+        {"source": r["source"], "weight": r["share"], "tokens": r["planned_tokens"], "epochs": r["epochs"]}
+        for r in rows
+    ]
 
 
 class _Done:
