@@ -8,6 +8,7 @@ these. It is built aside under a lock and renamed at the end: a crash or a full 
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import sys
 from collections import Counter
@@ -72,6 +73,12 @@ class Documents:
                 out.append(text)
         return out
 
+    def verify(self) -> None:
+        """Compare every file with its checksum. Raises DataError naming one that differs."""
+        for name, want in read_json(self.dir / "ledger.json")["files"].items():
+            if file_hash(self.dir / name) != want["sha256"]:
+                raise DataError("this file is damaged.", where=str(self.dir / name), fix=f"Delete {self.dir}.")
+
     def ids(self, split: Split) -> set[str]:
         """Ids of all documents of a split, over all sources."""
         columns = [self._file(s, split).read(columns=["id"]).column("id").to_pylist() for s in self.sources]
@@ -84,24 +91,24 @@ def prepare(corpus: Corpus, cache: Path, say: Callable[[str], None]) -> Document
     Raises DataError, with nothing left behind, when a source is missing, unreadable or has nothing left.
     """
     key = _key(corpus)
-    target = cache / f"documents-{key}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / f".documents-{key}.lock", say):
-        documents = _cached(target, say)
-        if documents is None:
-            aside = cache / f".documents-{key}.partial"
-            shutil.rmtree(aside, ignore_errors=True)  # a killed process left it; we hold the lock
-            try:
-                aside.mkdir()
-                _build(corpus, aside, key)
-                fsync_dir(aside)
-                aside.rename(target)
-                fsync_dir(cache)
-            except OSError as err:
-                raise DataError(f"the documents cannot be written: {err.strerror or err}.", where=str(aside)) from None
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
-            documents = Documents(target)
+    target, aside = cache / f"documents-{key}", cache / f".documents-{key}.partial"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _locked(cache / f".documents-{key}.lock", say):
+            documents = _cached(target, say)
+            if documents is None:
+                try:
+                    shutil.rmtree(aside, ignore_errors=True)  # left by a killed process; the lock is ours
+                    aside.mkdir()
+                    _build(corpus, aside, key)
+                    aside.rename(target)
+                    fsync_dir(cache)
+                finally:
+                    shutil.rmtree(aside, ignore_errors=True)
+                documents = Documents(target)
+    except OSError as err:
+        where = str(err.filename or aside)
+        raise DataError(f"the documents cannot be written: {err.strerror or err}.", where=where) from None
     for source in documents.sources:
         say(summary(source, documents.ledger[source]))
     return documents
@@ -110,7 +117,7 @@ def prepare(corpus: Corpus, cache: Path, say: Callable[[str], None]) -> Document
 def summary(source: str, account: dict[str, Any]) -> str:
     """One line: what was kept, held out, dropped and quarantined, with the commonest reasons."""
     line = f"{source}: {account['kept']:,} documents, {account['kept_bytes'] / 1e6:.1f} MB kept"
-    line += f" ({account['held_out']['documents']:,} held out)"
+    line += f" ({account['held_out']['documents'] or 'none'} held out)"
     for what in ("dropped", "quarantined"):
         if account[what]:
             reasons = ", ".join(f"{reason} {n:,}" for reason, n in list(account[what].items())[:4])
@@ -204,6 +211,9 @@ def _build(corpus: Corpus, aside: Path, key: str) -> None:
     accounts = ledger.to_dict()
     for name in corpus.sources:
         accounts[name] |= _split(aside, name, chosen[name])
+    for path in aside.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
     files = {p.name: {"bytes": p.stat().st_size, "sha256": file_hash(p)} for p in sorted(aside.iterdir())}
     write_json(aside / "ledger.json", {"key": key, "sources": accounts, "files": files})
 
@@ -237,15 +247,16 @@ def hold_out(kept: dict[str, list[tuple[bytes, int]]], holdout: Holdout) -> dict
         mask = np.zeros(len(documents), dtype=bool)
         want = max(1, round(holdout.fraction * len(documents))) if holdout.fraction else 0
         room = holdout.max_bytes
-        untouched = len(groups)
+        count, untouched = 0, len(groups)
         for text in sorted(groups):
             members = groups[text]
             size = sum(documents[i][1] for i in members)
-            if mask.sum() >= want or untouched == 1:
+            if count >= want or untouched == 1:
                 break
             if sources_with[text] == 1 and size <= room:
                 mask[members] = True
                 room -= size
+                count += len(members)
                 untouched -= 1
         chosen[source] = mask
     return chosen

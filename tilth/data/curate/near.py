@@ -7,11 +7,12 @@ least 0.99 at the threshold. Comparing only with *kept* documents means that eac
 chains of ever less similar documents do not swallow each other.
 
 Fails when: copies are embedded in longer documents (similarity is of wholes), documents are shorter than a shingle, or
-memory is short: it holds 4 bytes per word and about 3 kB per kept document.
+memory is short: it holds 4 bytes per word and about 4 kB per kept document.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 import zlib
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.protocols import Verdicts
@@ -54,12 +55,20 @@ class Config(BaseConfig):
     """Jaccard similarity of shingle sets from which a document counts as a copy."""
     ngram: int = Field(5, ge=1)
     """Words per shingle."""
-    hashes: int = Field(128, ge=8, le=1024)
+    hashes: int = Field(128, ge=1, le=1024)
     """Length of a signature; more find copies more surely for the same work per candidate."""
     scope: Literal["global", "source"] = "global"
     """Copies are looked for among all sources, or within each."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Of the hash functions."""
+
+    @model_validator(mode="after")
+    def _finds(self) -> Config:
+        bands, rows = self.banding()
+        if 1 - (1 - self.threshold**rows) ** bands < _RECALL:
+            need = math.ceil(math.log(1 - _RECALL) / math.log(1 - self.threshold))
+            raise ValueError(f"{self.hashes} hashes miss too many documents at this threshold; {need} would do")
+        return self
 
     def build(self) -> Near:
         """The step, with an empty memory."""
@@ -78,7 +87,7 @@ class _Memory:
     """Kept documents of one scope."""
 
     shingles: list[np.ndarray] = field(default_factory=list)
-    buckets: dict[int, list[int]] = field(default_factory=dict)
+    buckets: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 class Near:
@@ -104,13 +113,13 @@ class Near:
         return Verdicts(keep, ["" if k else "near duplicate" for k in keep])
 
     def _is_new(self, shingles: np.ndarray, keys: list[int], memory: _Memory) -> bool:
-        found = [memory.buckets.setdefault(key, []) for key in keys]
+        found = [memory.buckets.get(key, ()) for key in keys]
         for candidate in sorted({c for bucket in found for c in bucket}):
             if jaccard(shingles, memory.shingles[candidate], self._config.threshold) >= self._config.threshold:
                 return False
-        for bucket in found:
+        for key, bucket in zip(keys, found, strict=True):
             if len(bucket) < _CROWD:
-                bucket.append(len(memory.shingles))
+                memory.buckets[key] = (*bucket, len(memory.shingles))
         memory.shingles.append(shingles)
         return True
 

@@ -133,7 +133,8 @@ class _Module:
                 logical = []
             elif token.type not in (tokenize.NL, tokenize.ENDMARKER):
                 logical.append(token)
-                self.inside.update(range(token.start[0] + 1, token.end[0] + 1))
+                if token.start[0] != token.end[0]:
+                    self.inside.update(range(token.start[0] + 1, token.end[0] + 1))
         self.is_table = total > _TABLE_CHARS and literals > _TABLE_SHARE * total
 
     def _statement(self, tokens: list[tokenize.TokenInfo], block: list[int]) -> int:
