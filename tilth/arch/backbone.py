@@ -80,7 +80,7 @@ class Decoder(nn.Module):
         if self.embedding_scale != 1:
             x = x * self.embedding_scale
         if self.position is not None:
-            place = torch.arange(tokens.shape[1], device=tokens.device)[None] if positions is None else positions
+            place = torch.arange(tokens.shape[1], device=tokens.device)[None] if positions is None else positions.long()
             x = x + self.position(place, self.compute_dtype)
         delta, tables = None, (self.cos, self.sin)
         for i, block in enumerate(self.blocks):

@@ -95,12 +95,12 @@ class Config(BaseConfig):
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         if self.head_width is None and self.width % self.heads:
-            near = [h for h in range(1, self.width + 1) if self.width % h == 0]
-            near = sorted(near, key=lambda h: abs(h - self.heads))[:2]
+            good = [h for h in range(1, self.width + 1) if self.width % h == 0]
+            near = [h for h in good if h < self.heads][-1:] + [h for h in good if h > self.heads][:1]
             raise RecipeError(
                 f"a width of {self.width} does not divide among {self.heads} heads.",
                 where="heads",
-                fix=f"Take {' or '.join(map(str, sorted(near)))} heads, or set head_width.",
+                fix=f"Take {' or '.join(map(str, near))} heads, or set head_width.",
             )
         if self.heads % self.kv_heads_:
             good = [g for g in range(1, self.heads + 1) if self.heads % g == 0]
