@@ -7,7 +7,8 @@ they are, never as the token. No begin or end token is added here; whoever packs
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,9 @@ class Tokenizer:
 
         Raises DataError naming `where` if the tokenizer is damaged or lacks a token the config names.
         """
-        try:
+        with _backend_faults(where, "this is not a readable tokenizer.json"):
             self._backend = tokenizers.Tokenizer.from_str(text)
             parsed = json.loads(text)
-        except Exception as err:
-            raise DataError(
-                f"this is not a readable tokenizer.json ({str(err)[:200]}).",
-                where=where,
-                fix="It must be the `tokenizer.json` that Hugging Face `tokenizers` writes.",
-            ) from None
         self._backend.no_truncation()  # a released tokenizer may cut or pad what it is given
         self._backend.no_padding()
         self._backend.encode_special_tokens = True
@@ -85,15 +80,14 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each text, uint32 [n], computed on all cores."""
-        try:
+        with _backend_faults(self._where, "this tokenizer failed on a text"):
             encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        except Exception as err:
-            raise DataError(f"the tokenizer failed on a text ({str(err)[:200]}).", where=self._where) from None
         return [np.asarray(e.ids, dtype=np.uint32) for e in encoded]
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """Text of token ids; bytes that are no UTF-8 become U+FFFD. `special` shows special tokens by name."""
-        return self._backend.decode([int(i) for i in ids], skip_special_tokens=not special)
+        with _backend_faults(self._where, "this tokenizer failed to decode tokens"):
+            return self._backend.decode([int(i) for i in ids], skip_special_tokens=not special)
 
     def stream_decoder(self) -> StreamDecoder:
         """A decoder for one stream of tokens."""
@@ -147,6 +141,17 @@ class StreamDecoder:
         self._context, self._pending = self._pending, []
         self._context_chars = len(self._tokenizer.decode(self._context))
         return piece
+
+
+@contextmanager
+def _backend_faults(where: str, what: str) -> Iterator[None]:
+    """Faults of the Rust library as DataError; on damaged files it can panic, which is no `Exception` in Python."""
+    try:
+        yield
+    except BaseException as err:
+        if not isinstance(err, Exception) and type(err).__name__ != "PanicException":
+            raise
+        raise DataError(f"{what} ({str(err)[:200]}).", where=where) from None
 
 
 def _read_object(path: Path) -> dict[str, Any]:
