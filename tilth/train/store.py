@@ -16,6 +16,7 @@ which they must all see. There is no pickle in any file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -187,7 +188,8 @@ class Store:
 
         def prepare() -> None:
             self._sweep()
-            aside.mkdir(parents=True)
+            _remove(aside)
+            aside.mkdir()
 
         def commit(table: dict[str, Entry], files: dict[str, File]) -> None:
             nonlocal total
@@ -221,11 +223,14 @@ class Store:
                 process_group=self._group,
                 no_dist=self._group is None,
             )
-        except dcp.CheckpointException as err:
+        except (Exception, dcp.CheckpointException) as err:  # the latter derives from BaseException
             if self.rank == 0:
                 for path in (aside, *final):
-                    _remove(path)
-            rank, (cause, _) = min(err.failures.items())
+                    with contextlib.suppress(OSError):
+                        _remove(path)
+            rank, cause = _first(err, self.rank)
+            if not isinstance(cause, Exception):
+                raise cause from None
             where = f" (rank {rank})" if self.world > 1 else ""
             good = [a.step for a in self._committed()]
             raise CheckpointError(
@@ -473,10 +478,10 @@ def _verify_files(path: Path, manifest: Manifest) -> None:
             file = inside(path, name)
             size = file.stat().st_size
             if size != entry.bytes:
-                raise _Damaged(f"{name} has {size} of {entry['bytes']} bytes")
+                raise _Damaged(f"{name} has {size} of {entry.bytes} bytes")
             if file_hash(file) != entry.sha256:
                 raise _Damaged(f"{name} does not have the checksum it was written with")
-        except (OSError, DataError) as err:
+        except (OSError, ValueError, DataError) as err:
             raise _Damaged(f"{name} cannot be read: {_reason(err)}") from err
 
 
@@ -494,7 +499,15 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
+def _first(err: BaseException, rank: int) -> tuple[int, BaseException]:
+    """The rank that failed first in order, and its error; DCP gathers them into one."""
+    if isinstance(err, dcp.CheckpointException) and err.failures:
+        failed = min(err.failures)
+        return failed, err.failures[failed][0]
+    return rank, err
+
+
 def _reason(err: BaseException) -> str:
-    if isinstance(err, dcp.CheckpointException):
-        err = min(err.failures.items())[1][0]
+    """An error in a few words, without what only a debugger wants."""
+    _, err = _first(err, 0)
     return (err.strerror if isinstance(err, OSError) and err.strerror else str(err)).rstrip(".") or type(err).__name__
