@@ -1,5 +1,6 @@
 """A run directory made up by hand, and a real browser driven over its debugging pipe (no package needed)."""
 
+# ruff: noqa: E501 — the made-up run reads better as a table
 from __future__ import annotations
 
 import base64
@@ -28,7 +29,13 @@ def make_run(path: Path, steps: int = 1200, second: int = 300) -> Path:
     for g in range(1, steps + second + 1):
         stage, step, planned = ("pretrain", g, steps) if g <= steps else ("anneal", g - steps, second)
         x = g / (steps + second)
-        loss = 2.35 + 6.2 * math.exp(-9 * x) + 0.9 * math.exp(-2.2 * x) + rng.gauss(0, 0.07) - (0.12 if stage == "anneal" else 0)
+        loss = (
+            2.35
+            + 6.2 * math.exp(-9 * x)
+            + 0.9 * math.exp(-2.2 * x)
+            + rng.gauss(0, 0.07)
+            - (0.12 if stage == "anneal" else 0)
+        )
         wait = 0.0004 + (0.12 if g % 97 == 0 else 0)
         clock += 0.18
         rows.append({
@@ -40,23 +47,46 @@ def make_run(path: Path, steps: int = 1200, second: int = 300) -> Path:
             "data_wait_seconds": wait, "step_seconds": 0.18 + wait, "eta_seconds": (planned - step) * 0.18, "time": clock,
         })  # fmt: skip
     begin = rows[0]["time"]
-    events: list[dict[str, Any]] = [{"event": "start", "time": begin, "stage": "pretrain", "step": 0, "steps": steps, "matmul_rate": 3.97e11}]
+    events: list[dict[str, Any]] = [
+        {"event": "start", "time": begin, "stage": "pretrain", "step": 0, "steps": steps, "matmul_rate": 3.97e11}
+    ]
     for g in range(150, steps + second, 150):
         x = g / (steps + second)
         bits = {"code": 1.52 + 1.9 * math.exp(-5 * x), "prose": 1.86 + 1.6 * math.exp(-4 * x)}
         stage, step = ("pretrain", g) if g <= steps else ("anneal", g - steps)
-        events.append({"event": "eval", "time": begin + g * 0.18, "stage": stage, "step": step, "global_step": g, "bits_per_byte": bits})
+        events.append(
+            {
+                "event": "eval",
+                "time": begin + g * 0.18,
+                "stage": stage,
+                "step": step,
+                "global_step": g,
+                "bits_per_byte": bits,
+            }
+        )
         events.append({"event": "save", "time": begin + g * 0.18 + 1, "step": g, "bytes": 51_000_000, "seconds": 0.4})
     events += [
         {"event": "interrupt", "time": begin + 90, "message": "SIGTERM: saved at step 500."},
-        {"event": "skip", "time": begin + 120, "message": "checkpoint step-500 is skipped: model.0.safetensors does not match its checksum."},
+        {
+            "event": "skip",
+            "time": begin + 120,
+            "message": "checkpoint step-500 is skipped: model.0.safetensors does not match its checksum.",
+        },
         {"event": "resume", "time": begin + 121, "stage": "pretrain", "step": 450},
     ]
     events.sort(key=lambda e: e["time"])
 
     def domain(bits: float, rivals: dict[str, float], size: int) -> dict[str, Any]:
         best = [k for k, v in rivals.items() if bits < v]
-        return {"bits_per_byte": bits, "stderr": 0.017, "bytes": size, "documents": 61, "baselines": rivals, "beats": best}
+        return {
+            "bits_per_byte": bits,
+            "stderr": 0.017,
+            "bytes": size,
+            "documents": 61,
+            "lossless": True,
+            "baselines": rivals,
+            "beats": best,
+        }
 
     recipe = {
         "name": "first", "seed": 0,
@@ -88,26 +118,29 @@ def make_run(path: Path, steps: int = 1200, second: int = 300) -> Path:
     ledger = {
         "code": {
             "in": 1742, "kept": 1568, "kept_bytes": 21_400_000, "dropped": {"exact duplicate": 61, "near duplicate (0.87)": 80, "too short": 31},
-            "quarantined": {"not UTF-8": 2}, "held_out": 31, "held_out_bytes": 402_000, "tokens_train": 6_020_000, "tokens_held_out": 118_000,
-            "examples": [
-                {"reason": "too short", "id": "stdlib/ctypes/macholib/__init__.py", "text": "__version__ = '1.0'\n"},
-                {"reason": "near duplicate (0.87)", "id": "stdlib/encodings/cp1250.py", "text": "\"\"\" Python Character Mapping Codec cp1250 generated from 'MAPPINGS/VENDORS/MICSFT/WINDOWS/CP1250.TXT' with gencodec.py.\n\"\"\"\nimport codecs\n\n### Codec APIs\n"},
-                {"reason": "too short", "id": "hostile", "text": HOSTILE},
-            ],
+            "quarantined": {"not UTF-8": 2}, "held_out": {"documents": 31, "bytes": 402_000}, "tokens_train": 6_020_000, "tokens_held_out": 118_000,
+            "examples": {
+                "too short": [{"path": "ctypes/macholib/__init__.py", "text": "__version__ = '1.0'\n"}, {"path": "hostile", "text": HOSTILE}],
+                "near duplicate (0.87)": [{"path": "encodings/cp1250.py", "text": "\"\"\" Python Character Mapping Codec cp1250 generated from 'MAPPINGS/VENDORS/MICSFT/WINDOWS/CP1250.TXT' with gencodec.py.\n\"\"\"\nimport codecs\n\n### Codec APIs\n"}],
+            },
         },
         "prose": {
             "in": 9310, "kept": 9121, "kept_bytes": 6_900_000, "dropped": {"exact duplicate": 140, "mostly symbols": 49},
-            "quarantined": {}, "held_out": 182, "held_out_bytes": 139_000, "tokens_train": 1_690_000, "tokens_held_out": 34_000, "examples": [],
+            "quarantined": {}, "held_out": {"documents": 182, "bytes": 139_000}, "tokens_train": 1_690_000, "tokens_held_out": 34_000, "examples": {},
         },
     }  # fmt: skip
+
+    def spent(tokens: int, share: float) -> list[dict[str, Any]]:
+        return [
+            {"source": n, "tokens": has, "share": w, "planned_tokens": int(tokens * w), "epochs": tokens * w / has}
+            for n, w, has in (("code", share, 6_020_000), ("prose", 1 - share, 1_690_000))
+        ]
+
     flow = [
-        {"name": n, "plan": [{"source": "code", "weight": w, "tokens": int(t * w), "epochs": t * w / 6_020_000},
-                             {"source": "prose", "weight": 1 - w, "tokens": int(t * (1 - w)), "epochs": t * (1 - w) / 1_690_000}],
-         "realised": [{"source": "code", "tokens": int(t * w), "epochs": t * w / 6_020_000},
-                      {"source": "prose", "tokens": int(t * (1 - w)), "epochs": t * (1 - w) / 1_690_000}]}
-        for n, w, t in (("pretrain", 0.78, steps * per_step), ("anneal", 0.5, second * per_step))
-    ]  # fmt: skip
-    code = "(self, name, value):\n        \"\"\"Set the value of the option.\"\"\"\n        if name not in self._options:\n            raise KeyError(name)\n        self._options[name] = value\n\n    def get(self, name, default=None):\n        return self._options.get(name, default)\n"
+        {"name": n, "plan": spent(k * per_step, w), "realised": spent(k * per_step, w)}
+        for n, w, k in (("pretrain", 0.78, steps), ("anneal", 0.5, second))
+    ]
+    code = '(self, name, value):\n        """Set the value of the option."""\n        if name not in self._options:\n            raise KeyError(name)\n        self._options[name] = value\n\n    def get(self, name, default=None):\n        return self._options.get(name, default)\n'
     files: dict[str, Any] = {
         "origins.json": origins,
         "versions.json": {"tilth": "0.1.0", "python": "3.11.2", "torch": "2.13.0+cpu", "machine": {"processor": "AMD EPYC 9B14", "cores": 2, "memory": "24 GiB"}},
@@ -120,7 +153,7 @@ def make_run(path: Path, steps: int = 1200, second: int = 300) -> Path:
         },
         "data.json": {"key": "9f2c", "sources": ledger, "tokenizer": {"vocab_size": 4096, "bytes_per_token": {"code": 3.49, "prose": 4.02}}, "stages": flow},
         "eval.json": {
-            "bits_per_byte": {"domains": {
+            "bits_per_byte": {"ngram_order": 5, "domains": {
                 "code": domain(1.5121, {"uniform": 8.0, "unigram": 4.71, "ngram": 1.842, "zstd": 1.731, "zstd_alone": 1.986}, 402_000),
                 "prose": domain(1.8533, {"uniform": 8.0, "unigram": 4.36, "ngram": 2.031, "zstd": 2.244, "zstd_alone": 2.713}, 139_000),
             }},
@@ -207,7 +240,9 @@ class Browser:
 
     def open(self, page: Path, width: int = 1200, height: int = 900, scheme: str = "light", **media: str) -> None:
         """Load a file at a window size and colour scheme and wait until it is laid out."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}], **media)
         self.events = []
         self.call("Page.navigate", url=page.resolve().as_uri())

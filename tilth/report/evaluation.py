@@ -25,11 +25,14 @@ BASELINES = {
 def scores(files: Files) -> list[View]:
     """Bits per byte of each domain beside its baselines, worst first."""
     out = []
-    for name, value in mapping(mapping(files.evaluation.get("bits_per_byte")).get("domains")).items():
+    found = mapping(files.evaluation.get("bits_per_byte"))
+    order = number(found.get("ngram_order"))
+    for name, value in mapping(found.get("domains")).items():
         bits = number(mapping(value).get("bits_per_byte"))
         if bits is None:
             continue
-        rivals = [{"name": BASELINES.get(k, k), "bits": b} for k, b in ints(mapping(value).get("baselines")).items()]
+        names = BASELINES | ({"ngram": f"byte {order:.0f}-gram"} if order else {})
+        rivals = [{"name": names.get(k, k), "bits": b} for k, b in ints(mapping(value).get("baselines")).items()]
         error = number(mapping(value).get("stderr"))
         bars = [*({**r, "model": False, "stderr": None} for r in rivals)]
         bars.append({"name": "this model", "bits": bits, "model": True, "stderr": error})
@@ -40,6 +43,7 @@ def scores(files: Files) -> list[View]:
                 "stderr": error,
                 "best": min(rivals, key=lambda r: r["bits"], default=None),
                 "bars": sorted(bars, key=lambda b: -b["bits"]),
+                "lossless": mapping(value).get("lossless") is not False,
                 "documents": words.count(mapping(value).get("documents")),
                 "bytes": words.size(mapping(value).get("bytes")),
             }

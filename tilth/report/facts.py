@@ -121,7 +121,7 @@ def asked(files: Files) -> View:
         "model": technique(recipe.get("model"), "model", files),
         "tokenizer": technique(recipe.get("tokenizer"), "tokenizer", files),
         "parameters": sorted(ints(files.plan.get("parameters")).items(), key=lambda kv: (kv[0] != "total", -kv[1])),
-        "sources": [(visible(n), technique(s, f"corpus.sources.{n}", files)) for n, s in _corpus(recipe, "sources")],
+        "sources": [(text(n), technique(s, f"corpus.sources.{n}", files)) for n, s in _corpus(recipe, "sources")],
         "curate": [technique(s, f"corpus.curate.{i}", files) for i, s in _corpus(recipe, "curate")],
         "stages": [stage(s, i, files) for i, s in enumerate(rows(recipe.get("stages")))],
         "rest": [
@@ -209,17 +209,20 @@ def source(name: str, counts: View, per_token: dict[str, float]) -> View:
     """One domain's ledger: what came in, what stayed, and every reason for what did not."""
     came, kept = number(counts.get("in")) or 0, number(counts.get("kept")) or 0
     reasons = []
-    examples = rows(counts.get("examples"))
+    examples = {visible(r): rows(es) for r, es in mapping(counts.get("examples")).items()}
+    held_out = mapping(counts.get("held_out"))
     for kind in ("dropped", "quarantined"):
         for reason, n in sorted(ints(counts.get(kind)).items(), key=lambda kv: -kv[1]):
-            own = [e for e in examples if visible(str(e.get("reason"))) == reason]
             reasons.append(
                 {
                     "kind": kind,
                     "reason": reason,
                     "n": words.count(n),
                     "share": n / came if came else 0.0,
-                    "examples": [{"id": text(e.get("id"), 200), "text": text(e.get("text"), 1500)} for e in own[:5]],
+                    "examples": [
+                        {"path": text(e.get("path"), 200), "text": text(e.get("text"), 1500)}
+                        for e in examples.get(reason, [])[:5]
+                    ],
                 }
             )
     shares = {k: sum(ints(counts.get(k)).values()) for k in ("dropped", "quarantined")}
@@ -232,7 +235,7 @@ def source(name: str, counts: View, per_token: dict[str, float]) -> View:
         "adds_up": came == kept + sum(shares.values()),
         "documents": f"{words.count(came)} → {words.count(kept)}",
         "bytes": words.size(counts.get("kept_bytes")),
-        "held_out": f"{words.count(counts.get('held_out'))} ({words.size(counts.get('held_out_bytes'))})",
+        "held_out": f"{words.count(held_out.get('documents'))} ({words.size(held_out.get('bytes'))})",
         "tokens": words.count(counts.get("tokens_train")),
         "bytes_per_token": f"{per_token[visible(name)]:.2f}" if visible(name) in per_token else "–",
         "reasons": reasons,
@@ -240,20 +243,23 @@ def source(name: str, counts: View, per_token: dict[str, float]) -> View:
 
 
 def passes(stage: View) -> list[View]:
-    """Tokens and epochs of each source in one stage, planned and realised."""
+    """Tokens and epochs of each source in one stage, planned and realised (rows of `Sampler.plan`)."""
     made = {str(r.get("source")): r for r in rows(stage.get("realised"))}
-    return [
-        {
-            "stage": text(stage.get("name")),
-            "source": text(plan.get("source")),
-            "weight": words.percent(plan.get("weight", plan.get("share"))),
-            "tokens": words.count(plan.get("tokens")),
-            "made_tokens": words.count(mapping(made.get(str(plan.get("source")))).get("tokens")),
-            "epochs": _epochs(plan.get("epochs")),
-            "made_epochs": _epochs(mapping(made.get(str(plan.get("source")))).get("epochs")),
-        }
-        for plan in rows(stage.get("plan"))
-    ]
+    out = []
+    for plan in rows(stage.get("plan")):
+        real = made.get(str(plan.get("source")), {})
+        out.append(
+            {
+                "stage": text(stage.get("name")),
+                "source": text(plan.get("source")),
+                "share": words.percent(plan.get("share")),
+                "tokens": words.count(plan.get("planned_tokens")),
+                "made_tokens": words.count(real.get("planned_tokens")),
+                "epochs": _epochs(plan.get("epochs")),
+                "made_epochs": _epochs(real.get("epochs")),
+            }
+        )
+    return out
 
 
 def _epochs(value: Any) -> str:

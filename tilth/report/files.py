@@ -91,8 +91,12 @@ def _parse(text: str, name: str, notes: dict[str, str]) -> Any:
     for line in text.split("\n"):
         if line.strip():
             try:
-                out.append(json.loads(line))
+                row = json.loads(line)
             except (ValueError, RecursionError):
+                row = None
+            if isinstance(row, dict):
+                out.append(row)
+            else:
                 bad += 1
     if bad:
         notes[name] = f"{bad} damaged line{'s' if bad > 1 else ''} of {name} {'are' if bad > 1 else 'is'} left out."

@@ -7,6 +7,7 @@ and script are inlined and named by their hash in a content security policy, so 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -77,6 +78,7 @@ def render(run: Path) -> str:
     )
 
 
+@functools.cache
 def environment() -> jinja2.Environment:
     """Templates with everything escaped and nothing undefined let through."""
     return jinja2.Environment(

@@ -47,7 +47,7 @@ def training(files: Files) -> View:
     """Curves for the charts (thinned, smoothed on every step) and a short table that says the same."""
     steps = training_rows(files)
     if not steps:
-        return {"charts": [], "table": []}
+        return {"charts": [], "table": [], "stages": [], "count": 0, "thinned": False}
     names = [str(r.get("stage")) for r in steps]
     starts = [i for i in range(len(steps)) if i == 0 or names[i] != names[i - 1]]
     column = {k: [number(r.get(k)) for r in steps] for k in COLUMNS}
