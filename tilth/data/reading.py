@@ -102,9 +102,9 @@ def _inflate(file: Any, new: Any, step: int, limits: Limits) -> Iterator[bytes]:
                 member = new()
             out = member.decompress(data)
             inflated += len(out)
-            limits.check(inflated, stored)
             if out:
                 yield out
+            limits.check(inflated, stored)
             data, member = (member.unused_data, None) if member.eof else (b"", member)
     if member is not None:
         raise Unreadable("compressed data is cut short", f"after {inflated:,} bytes")
@@ -244,8 +244,9 @@ def parquet_rows(
     """Rows of a Parquet file: `text_field` and `fields`. A row whose text is unusable is an Unreadable in its place;
     a file that is raises one. Texts stay dictionary-coded until each is known to be small enough."""
     try:
-        with pq.ParquetFile(path, read_dictionary=[text_field]) as file:
+        with pq.ParquetFile(path) as file:
             _check_parquet(file, path, [text_field, *fields], limits)
+        with pq.ParquetFile(path, read_dictionary=[text_field]) as file:
             inflated = 0
             for batch in file.iter_batches(batch_size=256, columns=[text_field, *fields]):
                 others = batch.select(fields).to_pylist() if fields else [{}] * batch.num_rows

@@ -121,7 +121,7 @@ class Config(BaseConfig):
                     yield Path(folder, name)
             for name in folders:
                 link = Path(folder, name)
-                if link.is_symlink() and not link.resolve().is_relative_to(top.resolve()):
+                if link.is_symlink() and not _within(link, top):
                     yield link  # os.walk does not follow it; reading reports it
 
     # ---- what is in them -----------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ class Config(BaseConfig):
         for name, path in found:
             entries = 0
             try:
-                if path not in named and not path.resolve().is_relative_to(root.resolve()):
+                if path not in named and not _within(path, root):
                     raise Unreadable("a link that leads out of the folder")
                 if not stat.S_ISREG(path.stat().st_mode):
                     raise Unreadable("not a regular file")
@@ -203,6 +203,11 @@ def _absolute(given: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(given)))
 
 
+def _within(path: Path, top: Path) -> bool:
+    """Whether a path lies in a folder once links are followed (realpath, which bears with loops of links)."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(top))
+
+
 def _inner(name: str) -> str:
     """A lower-case file name without the suffix of its compression."""
     return name.removesuffix(".gz").removesuffix(".zst")
@@ -226,8 +231,10 @@ def _nothing(given: str | list[str], tops: list[str]) -> DataError:
     files = (f for top in tops for _, _, names in os.walk(top) for f in names)
     there = Counter(Path(f).suffix.lower() or f for f in files)
     seen = ", ".join(f"{suffix} ({n:,})" for suffix, n in there.most_common(5))
+    pattern = isinstance(given, str) and glob.has_magic(given)
+    what = "no file matches this pattern" if pattern else "no file here has a suffix that is read"
     return DataError(
-        "no file here has a suffix that is read; there are " + seen + "." if seen else "there are no files here.",
+        f"{what}; there are {seen}." if seen else "there are no files here.",
         where=str(given),
-        fix="Name the files or a pattern, or add their suffix to `suffixes`." if seen else "",
+        fix="Name the files or a pattern, or add their suffix to `suffixes`." if seen and not pattern else "",
     )

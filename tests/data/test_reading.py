@@ -1,0 +1,262 @@
+"""Readers against plain references (bytes.split, json, gzip) and against files made to hurt."""
+
+import gzip
+import json
+import math
+import struct
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tilth.data.reading import (
+    GRACE_BYTES,
+    HEAD_BYTES,
+    Limits,
+    Unreadable,
+    UnreadableFile,
+    check_id,
+    check_text,
+    chunks,
+    decode,
+    metadata_json,
+    parquet_rows,
+    parse_object,
+    records,
+)
+
+LIMITS = Limits(document_bytes=1000, ratio=200.0, inflated_bytes=1 << 30)
+
+
+# ---- records -----------------------------------------------------------------------------------------------------
+
+
+@given(
+    data=st.lists(st.sampled_from([b"a", b"\n", b"ab", b"b" * 9, b"\r\n"])).map(b"".join),
+    cuts=st.lists(st.integers(1, 7), min_size=1),
+    separator=st.sampled_from([b"\n", b"ab", b"aba"]),
+    limit=st.integers(1, 12),
+)
+def test_records_are_those_of_split_however_the_stream_is_cut(data, cuts, separator, limit):
+    stream, at = [], 0
+    while at < len(data):
+        stream.append(data[at : at + cuts[len(stream) % len(cuts)]])
+        at += len(stream[-1])
+    want = data.split(separator)
+    if not want[-1]:
+        want.pop()  # nothing after the last separator
+    got = list(records(iter(stream), separator, limit))
+    assert [r.number for r in got] == list(range(1, len(want) + 1))
+    for r, w in zip(got, want, strict=True):
+        assert r.too_long == (len(w) > limit)
+        assert r.data == w if not r.too_long else w.startswith(r.data) and r.data
+
+
+def test_a_long_record_is_skipped_without_being_held():
+    def stream():
+        yield b"one\n"
+        for _ in range(400):
+            yield b"x" * (1 << 18)  # 100 MB in one line
+        yield b"\ntwo"
+
+    got = list(records(stream(), b"\n", 1000))
+    assert [(r.number, r.too_long) for r in got] == [(1, False), (2, True), (3, False)]
+    assert len(got[1].data) <= HEAD_BYTES and got[2].data == b"two"
+
+
+def test_a_whole_file_beyond_the_limit_is_left_at_once():
+    taken = []
+
+    def stream():
+        for i in range(1000):
+            taken.append(i)
+            yield b"y" * 100
+
+    assert [r.too_long for r in records(stream(), None, 250)] == [True]
+    assert len(taken) == 3
+
+
+# ---- compression -------------------------------------------------------------------------------------------------
+
+
+def _write(path, data, level=3):
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else zstandard.compress(data, level))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_several_members_are_one_stream(suffix, tmp_path):
+    parts = [_write(tmp_path / f"{i}{suffix}", b"part %d\n" % i * 5000).read_bytes() for i in range(3)]
+    both = tmp_path / f"all{suffix}"
+    both.write_bytes(b"".join(parts) + (b"\0" * 512 if suffix == ".gz" else b""))
+    assert b"".join(chunks(both, LIMITS)) == b"".join(b"part %d\n" % i * 5000 for i in range(3))
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_all_before_a_truncation_is_delivered(suffix, tmp_path):
+    import random
+
+    data = random.Random(0).randbytes(600_000).hex().encode()
+    path = _write(tmp_path / f"a{suffix}", data)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    got = b""
+    with pytest.raises(Unreadable, match="cut short"):
+        for piece in chunks(path, LIMITS):
+            got += piece
+    assert data.startswith(got) and len(got) > len(data) // 3
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_damage_is_a_reason_not_a_crash(suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"this was never compressed")
+    with pytest.raises(Unreadable, match=f"damaged {suffix}"):
+        list(chunks(path, LIMITS))
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_bomb_is_given_up_early(suffix, tmp_path):
+    path = tmp_path / f"bomb{suffix}"
+    if suffix == ".gz":
+        with gzip.open(path, "wb", compresslevel=9) as f:
+            for _ in range(64):
+                f.write(b"\0" * (1 << 20))
+    else:  # run-length blocks of 128 KiB: the densest bomb the format allows, 4 GiB in 130 kB
+        head = b"\x28\xb5\x2f\xfd" + bytes([0x00, (27 - 10) << 3])
+        block = struct.pack("<I", (1 << 17) << 3 | 1 << 1)[:3] + b"x"
+        path.write_bytes(head + block * 32_768)
+    out = 0
+    with pytest.raises(Unreadable, match="more than 200 times"):
+        for piece in chunks(path, LIMITS):
+            assert len(piece) <= 40 << 20
+            out += len(piece)
+    assert out <= GRACE_BYTES + (40 << 20)
+
+
+def test_the_absolute_cap_holds_at_any_ratio(tmp_path):
+    path = _write(tmp_path / "a.gz", bytes(range(256)) * 100)
+    with pytest.raises(Unreadable, match="more than 5,000 bytes"):
+        list(chunks(path, Limits(10, 1e9, 5000)))
+
+
+def test_little_files_may_inflate_much(tmp_path):
+    path = _write(tmp_path / "a.zst", b"\n" * 1_000_000)
+    assert path.stat().st_size * 200 < 1_000_000
+    assert len(b"".join(chunks(path, LIMITS))) == 1_000_000
+
+
+# ---- text and JSON -----------------------------------------------------------------------------------------------
+
+
+def test_decoding():
+    assert decode(b"\xef\xbb\xbfa\r\nb\rc", first=True) == "a\nb\nc"
+    assert decode(b"\xef\xbb\xbfa") == "\ufeffa"  # only a file begins with a mark
+    for data, reason in [(b"a\0b", "NUL"), (b"ok \xff", "not UTF-8"), (b"\xed\xa0\x80", "not UTF-8")]:
+        with pytest.raises(Unreadable, match=reason):
+            decode(data)
+    for bom in ("utf-16-le", "utf-16-be"):
+        with pytest.raises(UnreadableFile, match="UTF-16"):
+            decode("\ufeffhello".encode(bom), first=True)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(value=JSON)
+def test_parse_object_agrees_with_json_and_takes_objects_only(value):
+    text = json.dumps(value)
+    if isinstance(value, dict):
+        assert parse_object(text) == json.loads(text)
+    else:
+        with pytest.raises(Unreadable, match="not a JSON object"):
+            parse_object(text)
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ('{"a": 1, "a": 1}', "twice"),
+        ('{"x": {"a": 1, "a": 2}}', "twice"),
+        ('{"a": NaN}', "NaN"),
+        ('{"a": -Infinity}', "NaN or infinity"),
+        ('{"a": 1e999}', "float range"),
+        ('{"a": %s}' % ("9" * 5000), "too many digits"),
+        ('{"a": ' + "[" * 200_000 + "}", "too deeply"),
+        ('{"a": 1} {"b": 2}', "not JSON"),
+        ('{"a": "\x01"}', "not JSON"),
+        ("{'a': 1}", "not JSON"),
+        ("", "not JSON"),
+    ],
+)
+def test_ambiguous_json_is_refused(text, reason):
+    with pytest.raises(Unreadable, match=reason):
+        parse_object(text)
+
+
+def test_fields():
+    assert check_text({"text": "a\r\nb"}, "text") == "a\nb"
+    for value, reason in [(None, "no field"), (3, "not text"), ("a\0", "NUL"), ("\ud800", "surrogate")]:
+        with pytest.raises(Unreadable, match=reason):
+            check_text({"text": value}, "text")
+    with pytest.raises(Unreadable, match="no field 'text'") as err:
+        check_text({"body": "x", "url": 1}, "text")
+    assert err.value.place == "fields: body, url"
+    assert check_id({"id": 7}, "id") == "7" and check_id({"id": "é"}, "id") == "é"
+    for bad in (True, "", 1.5, [1]):
+        with pytest.raises(Unreadable, match="no id"):
+            check_id({"id": bad}, "id")
+    with pytest.raises(Unreadable):
+        metadata_json({"x": math.nan})
+
+
+# ---- Parquet -----------------------------------------------------------------------------------------------------
+
+
+def test_parquet_rows_are_those_of_the_table(tmp_path):
+    texts = [f"text {i % 7}" * (i % 3 + 1) for i in range(700)]
+    for kind in (pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())):
+        table = pa.table({"n": range(700), "text": pa.array(texts).cast(kind), "other": texts})
+        pq.write_table(table, tmp_path / "a.parquet", row_group_size=300)
+        rows = list(parquet_rows(tmp_path / "a.parquet", "text", ["n"], LIMITS))
+        assert rows == [{"text": t, "n": i} for i, t in enumerate(texts)]
+
+
+def test_parquet_faults_have_a_row_or_concern_the_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    bad = pa.array([b"fine", b"\xff\xfe", None, b"z" * 2000]).view(pa.string())
+    pq.write_table(pa.table({"text": bad}), path)
+    rows = list(parquet_rows(path, "text", [], LIMITS))
+    assert rows[0] == {"text": "fine"} and rows[2] == {"text": None}
+    assert rows[1].reason == "not UTF-8" and "max_document_bytes" in rows[3].reason
+    with pytest.raises(Unreadable, match="no column 'body'") as err:
+        list(parquet_rows(path, "body", [], LIMITS))
+    assert err.value.place == "columns: text"
+    pq.write_table(pa.table({"text": [1, 2]}), path)
+    with pytest.raises(Unreadable, match="is not text"):
+        list(parquet_rows(path, "text", [], LIMITS))
+    for data in (b"PAR1 no", b"", path.read_bytes()[:-20]):
+        path.write_bytes(data)
+        with pytest.raises(Unreadable, match="not readable as Parquet"):
+            list(parquet_rows(path, "text", [], LIMITS))
+
+
+def test_a_parquet_of_one_text_a_million_times_is_a_bomb(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": pa.array(["x" * 100_000] * 400)}), path, compression="zstd")
+    seen = 0
+    with pytest.raises(Unreadable, match="more than 200 times"):
+        for row in parquet_rows(path, "text", [], Limits(1 << 20, 200.0, 1 << 40)):
+            seen += len(row["text"])
+    assert seen <= GRACE_BYTES + 100_000
