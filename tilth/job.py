@@ -285,7 +285,7 @@ class _Job:
     def _write_data(self, realised: list[list[dict[str, Any]]] | None = None) -> None:
         """data.json: what went in, the plan per source and, once trained, what was realised."""
         sources = {}
-        for name, counts in self.prepared.documents.ledger["sources"].items():
+        for name, counts in self.prepared.documents.ledger.items():
             splits = self.prepared.stores[name]
             examples = [{"reason": r, **e} for r, es in counts.get("examples", {}).items() for e in es]
             sources[name] = {
