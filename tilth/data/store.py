@@ -34,6 +34,7 @@ from tilth.core.hashing import content_hash, file_hash, source_hash
 from tilth.core.rundir import inside, read_json, whole_dir, write_json
 
 from . import tokenizer as tokenizer_module
+from . import words as words_module
 from .tokenizer import Tokenizer
 
 FORMAT = "tilth-tokens"
@@ -261,7 +262,7 @@ def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[list[str], list
 
 
 def _key(documents: Documents, tokenizer: Tokenizer) -> str:
-    code = source_hash(sys.modules[__name__], tokenizer_module)
+    code = source_hash(sys.modules[__name__], tokenizer_module, words_module)
     return content_hash([documents.key, tokenizer.fingerprint, code])
 
 

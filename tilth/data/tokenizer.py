@@ -19,6 +19,8 @@ from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.core.rundir import read_json, write_json, write_whole
 
+from .words import WordCache
+
 
 class Tokenizer:
     """Text to token ids and back; load one with `Tokenizer.load`."""
@@ -39,6 +41,7 @@ class Tokenizer:
         """One more than the largest id: the rows an embedding needs."""
         if self.vocab_size == 0:
             raise DataError("this tokenizer has no tokens.", where=where)
+        self._words = WordCache.for_tokenizer(parsed, self._encode)
         self.bos_id = self._special("bos_token")
         self.eos_id = self._special("eos_token")
         self.fingerprint = content_hash([parsed, self.bos_id, self.eos_id])
@@ -79,7 +82,11 @@ class Tokenizer:
         return self.encode_batch([text])[0].tolist()
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of each text, uint32 [n], computed on all cores."""
+        """Token ids of each text, uint32 [n]."""
+        return self._encode(texts) if self._words is None else self._words.encode_batch(texts)
+
+    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The same by the library, on all cores."""
         with _backend_faults(self._where, "this tokenizer failed on a text"):
             encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(e.ids, dtype=np.uint32) for e in encoded]
