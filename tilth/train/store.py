@@ -43,7 +43,7 @@ from tilth.core.errors import CheckpointError, DataError
 from tilth.core.hashing import file_hash
 from tilth.core.rundir import fsync_dir, inside, write_whole
 
-from .shards import DTYPE_NAMES, Entry, File, ShardReader, ShardWriter, Size, empty_tensors
+from .shards import DTYPE_NAMES, Entry, File, ShardReader, ShardWriter, Size, copy, empty_tensors
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
@@ -167,7 +167,8 @@ class Store:
             buffer = old.get(name)
             if buffer is None or buffer.shape != t.shape or buffer.dtype != t.dtype:
                 buffer = torch.empty(t.shape, dtype=t.dtype, pin_memory=t.is_cuda)
-            self._buffers[name] = buffer.copy_(t, non_blocking=True)
+            copy(t, buffer)
+            self._buffers[name] = buffer
         if any(t.is_cuda for t in local.values()):
             torch.cuda.synchronize()
         return self._buffers
