@@ -213,6 +213,15 @@ class Speaker:
         if piece := reply.take():
             yield piece
 
+    def last_part(self, text: str, max_tokens: int) -> tuple[str, int]:
+        """The end of a text that has at most `max_tokens` tokens, and how many tokens were cut off before it."""
+        ids = self.tokenizer.encode(text)
+        tokens = len(ids)
+        while len(ids) > max_tokens:  # the end alone may be tokenized differently
+            text = self.tokenizer.decode(ids[len(ids) - max_tokens :]).lstrip("\ufffd")
+            ids = self.tokenizer.encode(text)
+        return text, tokens - len(ids)
+
     def _prompt(self, prompt: str) -> list[int]:
         ids = self.tokenizer.encode(prompt)
         ids = [*self._before(empty=not ids).tolist(), *ids]
