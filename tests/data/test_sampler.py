@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from math import ceil
 
 import numpy as np
 import pytest
@@ -222,13 +223,14 @@ def test_a_stage_of_longer_sequences_counts_the_tokens_taken() -> None:
 
 @given(a=st.integers(1, 300), b=st.integers(1, 300), weight=st.floats(0.01, 0.99), epochs=st.floats(0.1, 5))
 @settings(deadline=None)
-def test_steps_for_epochs_is_the_last_step_within_them(a: int, b: int, weight: float, epochs: float) -> None:
+def test_steps_for_epochs_are_as_many_as_fit(a: int, b: int, weight: float, epochs: float) -> None:
     stores = {"a": Tokens([16 * a + 1]), "b": Tokens([16 * b + 1])}
     sampler = Sampler(stores, {"a": weight, "b": 1 - weight}, 16, 4, seed=0)
     steps = sampler.steps_for(epochs)
     most = max(row["epochs"] for row in sampler.plan(steps))
     assert most <= epochs
-    assert max(row["epochs"] for row in sampler.plan(steps + 2)) > epochs
+    late = ceil(2 / min(weight, 1 - weight) / 4)  # a source may be up to a sample behind its share
+    assert max(row["epochs"] for row in sampler.plan(steps + late + 2)) > epochs
 
 
 def test_documents_of_a_window() -> None:
