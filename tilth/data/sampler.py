@@ -152,7 +152,7 @@ class Sampler:
         return {s: (self._start[s] + n) * self.sequence for s, n in self.consumed(steps).items()}
 
     def steps_for(self, epochs: float) -> int:
-        """Steps, rounded down, of `epochs` passes over the source that is repeated most (earlier stages not counted)."""
+        """Steps, rounded down, of `epochs` passes over the source repeated most (earlier stages not counted)."""
         samples = epochs * min(self.windows[s] / self.weights[s] for s in self.sources)
         steps = int(samples // self.sequences_per_step)
         while steps and any(n > epochs * self.windows[s] for s, n in self.consumed(steps).items()):
