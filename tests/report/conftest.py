@@ -64,15 +64,25 @@ def make_run(path: Path, steps: int = 1200, second: int = 300) -> Path:
                 "bits_per_byte": bits,
             }
         )
-        events.append({"event": "save", "time": begin + g * 0.18 + 1, "step": g, "bytes": 51_000_000, "seconds": 0.4})
+        events.append(
+            {
+                "event": "save",
+                "time": begin + g * 0.18 + 1,
+                "step": g,
+                "bytes": 51_000_000,
+                "seconds": 0.4,
+                "blocking_seconds": 0.02,
+            }
+        )
     events += [
         {"event": "interrupt", "time": begin + 90, "message": "SIGTERM: saved at step 500."},
         {
             "event": "skip",
             "time": begin + 120,
-            "message": "checkpoint step-500 is skipped: model.0.safetensors does not match its checksum.",
+            "step": 500,
+            "why": "model.0.safetensors does not match its checksum",
         },
-        {"event": "resume", "time": begin + 121, "stage": "pretrain", "step": 450},
+        {"event": "resume", "time": begin + 121, "step": 450},
     ]
     events.sort(key=lambda e: e["time"])
 

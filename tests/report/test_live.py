@@ -11,8 +11,8 @@ import pytest
 from tilth.report import live
 
 ROW = {
-    "stage": "pretrain", "step": 120, "steps": 2000, "global_step": 120, "loss": 3.41234, "grad_norm": 0.8249, "lr": 1e-3,
-    "tokens": 491_520, "tokens_per_second": 8740.4, "flops_per_second": 2.82e11, "utilization": 0.634,
+    "stage": "pretrain", "step": 120, "steps": 2000, "global_step": 120, "loss": 3.41234, "grad_norm": 0.8249,
+    "lr": 1e-3, "tokens": 491_520, "tokens_per_second": 8740.4, "flops_per_second": 2.82e11, "utilization": 0.634,
     "peak_memory_bytes": 2 * 1024**3, "data_wait_seconds": 0.0003, "step_seconds": 0.47, "eta_seconds": 192.0,
 }  # fmt: skip
 

@@ -344,20 +344,27 @@ def events(files: Files) -> View:
     for event in files.events:
         kind = text(event.get("event")) or "note"
         at = number(event.get("time"))
-        details = {
-            k: v for k, v in event.items() if k not in ("event", "time", "message", "step", "stage", "global_step")
-        }
+        said = event.get("message") or event.get("text") or event.get("why")
+        details = {k: v for k, v in event.items() if k not in ("event", "time", "step", "stage", "global_step")}
         out.append(
             {
                 "kind": kind,
                 "label": EVENTS.get(kind, kind),
                 "after": words.hands(at - begin) if at and begin is not None else "",
                 "step": place(event),
-                "text": text(event.get("message")) or "; ".join(f"{visible(k)} {brief(v)}" for k, v in details.items()),
+                "text": text(said)
+                or "; ".join(f"{visible(k).replace('_', ' ')} {measure(k, v)}" for k, v in details.items()),
                 "notable": kind not in ("save", "eval", "start", "stop"),
             }
         )
     return {"all": out[-2000:], "notable": [e for e in out if e["notable"]][-200:], "begin": date(begin)}
+
+
+def measure(name: str, value: Any) -> str:
+    """A value of an event in the unit its name tells."""
+    if name.endswith("seconds"):
+        return words.duration(value)
+    return words.size(value) if name.endswith("bytes") else brief(value)
 
 
 def place(event: View) -> str:

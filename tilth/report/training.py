@@ -143,10 +143,12 @@ def held_out_chart(files: Files) -> View | None:
 
 
 def _global(event: View, names: list[str], steps: list[View]) -> float | None:
-    """Global step of an event that may name only the step within its stage."""
+    """Global step of an event; if it names a stage, its `step` counts within that."""
     if (n := number(event.get("global_step"))) is not None:
         return n
     step = number(event.get("step"))
+    if "stage" not in event:
+        return step
     first = next((r["global_step"] for r, s in zip(steps, names, strict=True) if s == str(event.get("stage"))), None)
     return None if step is None or first is None else first - 1 + step
 
