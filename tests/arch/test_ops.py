@@ -284,7 +284,7 @@ def test_out_of_range_ids_are_refused():
 
 @fast
 @given(
-    rows=st.integers(1, 200),
+    rows=st.integers(1, 700),
     vocab=st.sampled_from([3, 16, 50, 333]),
     softcap=st.sampled_from([None, 4.0]),
     z_loss=st.sampled_from([0.0, 0.01]),

@@ -501,6 +501,58 @@ API void attention_backward(const Attention* a, const bf16* out, const float* ls
 }
 
 // ---------------------------------------------------------------------------------------------------------------
+// Gradient of a weight: dw [N, K] (float32) (+)= dy^T x with dy [M, N] and x [M, K] in bfloat16.
+//
+// torch's GEMM is slowest in this layout and rounds the sum to bfloat16, which then has to be widened and added.
+// Here the reduction over M goes in steps of DEPTH rows. In each step the threads first pack x together (pairs over
+// rows, in panels of 64 columns: one panel fits in L1), then every thread packs and multiplies its own rows of dw.
+// ---------------------------------------------------------------------------------------------------------------
+
+static const long DEPTH = 256;
+
+// Rows [m, m + 1] of x as pairs, 16 columns from column c; rows at or past end are zero.
+static inline __m512i load_pair(const bf16* x, long ld, long m, long end, long c) {
+  __m512i lo = _mm512_setzero_si512(), hi = lo;
+  if (m < end) lo = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(x + m * ld + c)));
+  if (m + 1 < end) hi = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(x + (m + 1) * ld + c)));
+  return _mm512_or_si512(lo, _mm512_slli_epi32(hi, 16));
+}
+
+API void weight_gradient(const bf16* dy, long ldy, const bf16* x, long ldx, float* dw, int add, long M, long N, long K) {
+  const long steps = (M + DEPTH - 1) / DEPTH, panels = (K + 63) / 64, size = panels * DEPTH / 2 * 64;
+  pair* packed = (pair*)aligned_alloc(64, 2 * size * sizeof(pair));  // two, so that one barrier a step is enough
+#pragma omp parallel
+  {
+    const long id = omp_get_thread_num(), team = omp_get_num_threads();
+    const long n0 = N / 16 * id / team * 16, n1 = N / 16 * (id + 1) / team * 16;
+    pair* mine = (pair*)scratch((n1 - n0 + 1) * DEPTH / 2 * sizeof(pair));  // dy^T: [n1 - n0, DEPTH / 2]
+    for (long step = 0; step < steps; step++) {
+      const long m0 = step * DEPTH, m1 = std::min(M, m0 + DEPTH), depth = (m1 - m0 + 31) / 32 * 16;
+      pair* shared = packed + step % 2 * size;
+      for (long p = depth * id / team; p < depth * (id + 1) / team; p++)
+        for (long c = 0; c < K; c += 16)
+          _mm512_storeu_si512(shared + (c / 64 * (DEPTH / 2) + p) * 64 + c % 64, load_pair(x, ldx, m0 + 2 * p, m1, c));
+      for (long p = 0; p < depth; p += 16)
+        for (long n = n0; n < n1; n += 16) {
+          alignas(64) pair square[256];
+#pragma GCC unroll 16
+          for (int r = 0; r < 16; r++)
+            _mm512_store_si512(square + 16 * r, load_pair(dy, ldy, m0 + 2 * (p + r), m1, n));
+          transpose16(mine + (n - n0) * (DEPTH / 2) + p, DEPTH / 2, square, 16);
+        }
+#pragma omp barrier
+      for (long c = 0; c < K; c += 64) {
+        const int vecs = (int)std::min<long>(4, (K - c) / 16);
+        for (long n = n0; n < n1; n += 4)
+          rows4(mine + (n - n0) * (DEPTH / 2), DEPTH / 2, shared + c * (DEPTH / 2), 64, dw + n * K + c, K, depth,
+                add || step, 0, vecs);
+      }
+    }
+  }
+  free(packed);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
 // Norms. Rows are dense, D elements each.
 // ---------------------------------------------------------------------------------------------------------------
 

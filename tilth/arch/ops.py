@@ -32,7 +32,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     The master is cast to x's dtype for the product; its gradient arrives in the master's dtype.
     """
-    if bias is None and native.handles(x):
+    if bias is None and native.handles(x) and native.takes(weight):
         return native.Linear.apply(x, weight)
     return linear_plain(x, weight, bias)
 
@@ -47,7 +47,7 @@ def linear_cat(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     The same as concatenating ``linear(x, w)`` over the weights, for projections that read one input
     (query/key/value, gate/up).
     """
-    if native.handles(x):
+    if native.handles(x) and native.takes(*weights):
         return native.Linear.apply(x, *weights)
     return linear_cat_plain(x, weights)
 
@@ -296,14 +296,14 @@ def swiglu_mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     x ``[..., D]``; gate, up float32 ``[F, D]``; down float32 ``[D, F]``; result ``[..., D]``. The native path keeps
     only x and the products with gate and up for the backward pass.
     """
-    if native.handles(x):
+    if native.handles(x) and native.takes(gate, up, down):
         return native.GluMlp.apply(native.SILU, x, gate, up, down)
     return linear_plain(swiglu_plain(linear_plain(x, gate), linear_plain(x, up)), down)
 
 
 def geglu_mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     """swiglu_mlp with :func:`geglu` in place of :func:`swiglu`; same shapes."""
-    if native.handles(x):
+    if native.handles(x) and native.takes(gate, up, down):
         return native.GluMlp.apply(native.GELU_TANH, x, gate, up, down)
     return linear_plain(geglu_plain(linear_plain(x, gate), linear_plain(x, up)), down)
 
@@ -312,7 +312,7 @@ def geglu_mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
 # Loss
 # --------------------------------------------------------------------------------------------------------------
 
-LOGIT_CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
+LOGIT_CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 """Size of one chunk of logits. Small enough to stay in a last-level cache on a CPU, large enough to fill a GPU."""
 
 
@@ -372,15 +372,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_b = torch.zeros_like(bias, dtype=wide) if want_b else None
         loss = torch.zeros((), dtype=wide, device=hidden.device)
         budget = LOGIT_CHUNK_BYTES.get(hidden.device.type, LOGIT_CHUNK_BYTES["cpu"])
-        step = max(64, budget // (vocab * dtype.itemsize))
+        step = max(256, budget // (vocab * dtype.itemsize))
+        buffer = hidden.new_empty(min(step, rows), vocab)  # every chunk's logits in turn, so that it stays in cache
         for start in range(0, rows, step):
             h, t = hidden[start : start + step], targets[start : start + step]
-            logits = F.linear(h, narrow_w, narrow_b)
+            logits = torch.mm(h, narrow_w.T, out=buffer[: len(h)])
+            if narrow_b is not None:
+                logits += narrow_b
             part, dlogits = cross_entropy_chunk(logits, t, softcap, z_loss, want)
             loss += part
             if want_h:
                 torch.mm(dlogits, narrow_w, out=grad_h[start : start + step])
-            if want_w:
+            if want_w and native.handles(h):
+                native.add_weight_gradient(dlogits, h, grad_w, first=start == 0)
+            elif want_w:
                 grad_w += dlogits.T @ h
             if want_b:
                 grad_b += dlogits.sum(0, dtype=wide)
