@@ -6,9 +6,10 @@ the loop's.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
-from tilth.core.errors import CheckpointError, DivergedError
+from tilth.core.errors import CheckpointError, DivergedError, Interrupted
 from tilth.core.recipe import Recipe
 from tilth.core.rundir import Rows, RunDir, read_rows, write_whole
 from tilth.report.live import Console
@@ -75,9 +76,9 @@ class Session:
         )
         state = self.store.load()
         where = state[1]["progress"] if state else {"stage": 0, "clock": 0, "tokens": 0}
-        self._open_logs(sum(s.steps for s in self.plan.stages[: where["stage"]]) + where["clock"])
         before: Learner | None = None
-        with Interrupt() as self.interrupt:
+        done = sum(s.steps for s in self.plan.stages[: where["stage"]]) + where["clock"]
+        with self._logs(done), Interrupt() as self.interrupt:
             for number, staged in enumerate(self.plan.stages):
                 if number < where["stage"]:
                     continue
@@ -92,10 +93,6 @@ class Session:
                 self._train_stage(staged, learner, clock)
                 before = learner
         self.store.close()
-        if self.first:
-            self.rows.close()
-            for hook in self.hooks:
-                hook.on_stop({"status": "done"})
         return self.model
 
     def _probe_shape(self) -> tuple[int, int]:
@@ -203,6 +200,23 @@ class Session:
         self.hooks = [h.build(self.dir.path, self.dir.path.name) for h in self.recipe.hooks]  # type: ignore[attr-defined]
         for hook in self.hooks:
             hook.on_start({"recipe": self.recipe.to_dict(), "plan": self.plan.numbers, "directory": str(self.dir.path)})
+
+    @contextlib.contextmanager
+    def _logs(self, steps_done: int) -> Iterator[None]:
+        """metrics.jsonl and the hooks, open; hooks hear how the run ended, whatever ended it."""
+        self._open_logs(steps_done)
+        status = "failed"
+        try:
+            yield
+            status = "done"
+        except (Interrupted, KeyboardInterrupt):
+            status = "interrupted"
+            raise
+        finally:
+            if self.first:
+                self.rows.close()
+            for hook in self.hooks:
+                hook.on_stop({"status": status})
 
     def _event(self, event: str, **more: Any) -> None:
         if self.first:

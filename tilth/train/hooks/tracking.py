@@ -65,7 +65,7 @@ def need(package: str, extra: str) -> Any:
         raise RecipeError(
             f"the tracker '{extra}' needs the package {package.partition('.')[0]}, which is not installed.",
             where="hooks",
-            fix=f'`pip install "tilth[{extra}]"` installs it; without the tracker, metrics.jsonl holds the same numbers.',
+            fix=f'`pip install "tilth[{extra}]"` brings it; metrics.jsonl holds the same numbers without it.',
         ) from None
 
 
