@@ -1,0 +1,297 @@
+"""Prepared documents: books that balance, a split that cannot leak, a cache to rely on, crashes that leave nothing."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tilth.data.corpus
+from tilth.core.config import validate
+from tilth.core.errors import DataError
+from tilth.core.recipe import Corpus, Holdout
+from tilth.data.corpus import Documents, hold_out, prepare
+from tilth.data.document import SCHEMA, text_key
+
+
+def corpus(sources, curate=(), **more):
+    made = {name: {"use": "files", "path": str(path)} for name, path in sources.items()}
+    return validate(Corpus, {"sources": made, "curate": list(curate), **more})
+
+
+def write(path, texts):
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    return path
+
+
+def sentence(i):
+    return (
+        f"Document number {i} talks about the subject {i * i} in its own words, of which there are {i % 7 + 40}. " * 2
+    )
+
+
+@pytest.fixture
+def sources(tmp_path):
+    return {
+        "web": write(tmp_path / "web.jsonl", [sentence(i) for i in range(40)] + [sentence(3), "short", ""]),
+        "books": write(tmp_path / "books.jsonl", [sentence(i) for i in range(38, 60)]),
+    }
+
+
+STEPS = [{"use": "exact"}, {"use": "rules", "min_chars": 20}, {"use": "near", "threshold": 0.95}]
+
+
+def test_everything_is_accounted_for(sources, tmp_path):
+    with sources["web"].open("ab") as f:
+        f.write(b'not json\n{"text": "\xff"}\n')
+    said = []
+    documents = prepare(corpus(sources, STEPS, holdout={"fraction": 0.1}), tmp_path / "cache", said.append)
+    web, books = documents.ledger["web"], documents.ledger["books"]
+    assert web["in"] == 45 and web["kept"] == 40
+    assert web["dropped"] == {"exact duplicate": 1, "too short": 2} and set(web["quarantined"]) == {
+        "not JSON",
+        "not UTF-8",
+    }
+    assert books["in"] == 22 and books["kept"] == 20 and books["dropped"] == {"exact duplicate": 2}
+    assert web["examples"]["exact duplicate"][0]["text"].startswith("Document number 3")
+    assert said == [
+        "web: 40 documents, 0.0 MB kept (4 held out); 3 dropped (too short 2, exact duplicate 1); "
+        "2 quarantined (not JSON 1, not UTF-8 1)",
+        "books: 20 documents, 0.0 MB kept (2 held out); 2 dropped (exact duplicate 2)",
+    ]
+    rows = [json.loads(line) for line in (documents.dir / "quarantine.jsonl").read_text().splitlines()]
+    assert [r["place"].split(",")[0] for r in rows] == ["line 44", "line 45"]
+    for name, account in documents.ledger.items():
+        for split in ("train", "held_out"):
+            batches = list(documents.read(name, split))
+            assert all(b.schema == SCHEMA for b in batches)
+            texts = documents.texts(name, split)
+            assert account[split] == {"documents": len(texts), "bytes": sum(len(t.encode()) for t in texts)}
+            assert {s for b in batches for s in b.column("source").to_pylist()} == {name}
+        assert account["kept"] == account["train"]["documents"] + account["held_out"]["documents"]
+        assert account["kept_bytes"] == account["train"]["bytes"] + account["held_out"]["bytes"]
+    kept = [t for n in documents.sources for s in ("train", "held_out") for t in documents.texts(n, s)]
+    assert Counter(kept) == Counter(sentence(i) for i in range(60))
+    assert not documents.ids("train") & documents.ids("held_out")
+    assert len(documents.ids("train")) == 54 and len(documents.ids("held_out")) == 6
+    documents.verify()
+
+
+ROW = st.sampled_from(["good", "again", "short", "{", '{"text": 1}', "\\u0000"])
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.lists(st.tuples(ROW, st.integers(0, 5)), min_size=1), fraction=st.sampled_from([0.0, 0.3]))
+def test_books_balance_whatever_comes_in(rows, fraction, tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("c")
+    want, texts = Counter(), set()
+    with (tmp_path / "a.jsonl").open("w") as f:
+        for kind, i in rows:
+            text = {"good": sentence(i), "again": sentence(i).replace(" ", "  "), "short": "x", "\\u0000": kind}.get(
+                kind
+            )
+            f.write((json.dumps({"text": text}).replace("\\\\", "\\") if text else kind) + "\n")
+            if kind in ("good", "again"):
+                want["exact duplicate" if i in texts else "kept"] += 1
+                texts.add(i)
+            elif kind == "short":
+                want["too short"] += 1
+            else:
+                want["quarantined"] += 1
+    made = corpus(
+        {"a": tmp_path / "a.jsonl"},
+        [{"use": "rules", "min_chars": 20}, {"use": "exact"}],
+        holdout={"fraction": fraction},
+    )
+    if not want["kept"]:
+        with pytest.raises(DataError, match="nothing is left of this source"):
+            prepare(made, tmp_path / "cache", lambda line: None)
+        assert not [p for p in (tmp_path / "cache").iterdir() if p.is_dir()]
+        return
+    account = prepare(made, tmp_path / "cache", lambda line: None).ledger["a"]
+    assert account["in"] == len(rows) and account["kept"] == want["kept"] == len(texts)
+    assert account["dropped"].get("exact duplicate", 0) == want["exact duplicate"]
+    assert account["dropped"].get("too short", 0) == want["too short"]
+    assert sum(account["quarantined"].values()) == want["quarantined"]
+
+
+# ---- the split ---------------------------------------------------------------------------------------------------
+
+KEPT = st.dictionaries(
+    st.sampled_from("abc"),
+    st.lists(st.tuples(st.integers(0, 15), st.integers(1, 50)), min_size=1, max_size=25),
+    min_size=1,
+)
+
+
+@given(kept=KEPT, fraction=st.sampled_from([0.0, 0.01, 0.2, 0.9]), max_bytes=st.sampled_from([0, 60, 10_000]))
+def test_the_split_never_leaks_and_keeps_to_its_bounds(kept, fraction, max_bytes):
+    kept = {s: [(text_key(str(k)), n) for k, n in rows] for s, rows in kept.items()}
+    chosen = hold_out(kept, Holdout(fraction=fraction, max_bytes=max_bytes))
+    sides: dict[bytes, set[bool]] = {}
+    for source, rows in kept.items():
+        mask = chosen[source].tolist()
+        assert len(mask) == len(rows) and not all(mask)
+        assert sum(n for (_, n), held in zip(rows, mask, strict=True) if held) <= max_bytes
+        if not fraction:
+            assert not any(mask)
+        for (key, _), held in zip(rows, mask, strict=True):
+            sides.setdefault(key, set()).add(held)
+        own = {k for k, _ in rows} - {k for s, r in kept.items() if s != source for k, _ in r}
+        if fraction and max_bytes == 10_000 and own and len({k for k, _ in rows}) > 1:
+            assert any(mask)
+            groups = Counter(k for k, _ in rows)
+            largest = max(groups.values())
+            assert sum(mask) < max(1, round(fraction * len(rows))) + largest
+    assert all(len(s) == 1 for s in sides.values())
+
+
+def test_documents_with_the_smallest_hashes_are_held_out():
+    rows = [(text_key(str(i)), 10) for i in range(200)]
+    mask = hold_out({"a": rows}, Holdout(fraction=0.1, max_bytes=10**6))["a"]
+    assert {k for (k, _), held in zip(rows, mask, strict=True) if held} == set(sorted(k for k, _ in rows)[:20])
+    few = hold_out({"a": rows}, Holdout(fraction=0.1, max_bytes=45))["a"]
+    assert {k for (k, _), held in zip(rows, few, strict=True) if held} == set(sorted(k for k, _ in rows)[:4])
+    more = hold_out({"a": [*rows, (text_key("new"), 10)]}, Holdout(fraction=0.1, max_bytes=10**6))["a"]
+    assert (more[:-1] != mask).sum() <= 1  # a document more moves at most one across
+
+
+def test_a_single_document_is_trained_on(tmp_path):
+    said = []
+    (tmp_path / "novel.txt").write_text(sentence(1))
+    documents = prepare(corpus({"a": tmp_path / "novel.txt"}), tmp_path / "cache", said.append)
+    assert documents.texts("a", "train") == [sentence(1)] and documents.texts("a", "held_out") == []
+    assert "(none held out)" in said[0]
+
+
+def test_texts_stop_before_the_limit(sources, tmp_path):
+    documents = prepare(corpus(sources), tmp_path / "cache", lambda line: None)
+    whole = documents.texts("books", "train")
+    two = sum(len(t.encode()) for t in whole[:2])
+    assert documents.texts("books", "train", two) == whole[:2]
+    assert documents.texts("books", "train", two - 1) == whole[:1] and documents.texts("books", "train", 0) == []
+    with pytest.raises(DataError, match="no split 'test' of a source 'books'"):
+        documents.texts("books", "test")
+    with pytest.raises(DataError, match="no split 'train' of a source 'bok'"):
+        documents.texts("bok", "train")
+
+
+# ---- the cache ---------------------------------------------------------------------------------------------------
+
+
+def test_the_same_corpus_is_prepared_once_and_another_anew(sources, tmp_path, monkeypatch):
+    base = {"sources": sources, "curate": STEPS}
+    first = prepare(corpus(**base), tmp_path / "cache", lambda line: None)
+    with monkeypatch.context() as m:
+        m.setattr(tilth.data.corpus, "_build", None)  # would fail if called
+        again = prepare(corpus(**base), tmp_path / "cache", lambda line: None)
+    assert again.key == first.key and again.dir == first.dir and again.ledger == first.ledger
+    variants = [
+        base | {"curate": STEPS[:2]},
+        base | {"curate": [STEPS[0], {"use": "rules", "min_chars": 21}, STEPS[2]]},
+        base | {"sources": dict(reversed(sources.items()))},
+        base | {"holdout": {"fraction": 0.5}},
+        base | {"holdout": {"max_bytes": 1}},
+        base | {"on_error": "raise"},
+    ]
+    keys = [prepare(corpus(**v), tmp_path / "cache", lambda line: None).key for v in variants]
+    write(sources["web"], [sentence(1), sentence(2)])
+    keys.append(prepare(corpus(**base), tmp_path / "cache", lambda line: None).key)
+    assert len({first.key, *keys}) == 8
+    assert len(list((tmp_path / "cache").glob("documents-*"))) == 8
+
+
+def test_damaged_files_are_made_again(sources, tmp_path):
+    first = prepare(corpus(sources), tmp_path / "cache", lambda line: None)
+    texts = first.texts("web", "train")
+    target = first.dir / "web.train.parquet"
+    raw = target.read_bytes()
+    target.write_bytes(raw[:-1])
+    said = []
+    assert prepare(corpus(sources), tmp_path / "cache", said.append).texts("web", "train") == texts
+    assert "damaged" in said[0] and "web.train.parquet" in said[0]
+    (first.dir / "ledger.json").write_text("{}")
+    assert prepare(corpus(sources), tmp_path / "cache", said.append).texts("web", "train") == texts
+    flipped = bytearray(target.read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    target.write_bytes(flipped)
+    with pytest.raises(DataError, match=r"web\.train\.parquet: this file is damaged"):
+        Documents(first.dir).verify()
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_full_disk_leaves_nothing(sources, tmp_path, monkeypatch, after):
+    calls = []
+    real = pq.ParquetWriter.write_table
+
+    def write_table(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) > after:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as m:
+        m.setattr(pq.ParquetWriter, "write_table", write_table)
+        with pytest.raises(DataError, match="cannot be written: No space left on device"):
+            prepare(corpus(sources), tmp_path / "cache", lambda line: None)
+    assert [p.name for p in (tmp_path / "cache").iterdir() if not p.name.endswith(".lock")] == []
+    assert len(prepare(corpus(sources), tmp_path / "cache", lambda line: None).ids("train")) == 63
+
+
+def test_a_cache_that_cannot_be_made_is_one_sentence(sources, tmp_path):
+    (tmp_path / "cache").write_text("a file stands here")
+    with pytest.raises(DataError, match=r"cache: the documents cannot be written"):
+        prepare(corpus(sources), tmp_path / "cache", lambda line: None)
+
+
+SCRIPT = """
+import os, sys, json
+from pathlib import Path
+import tilth.data.corpus as c
+from tilth.core.config import validate
+from tilth.core.recipe import Corpus
+if sys.argv[3] == "kill":
+    c.hold_out = lambda *a: os.kill(os.getpid(), 9)
+d = c.prepare(validate(Corpus, json.loads(sys.argv[1])), Path(sys.argv[2]), lambda line: None)
+print(d.dir)
+"""
+
+
+def test_a_killed_process_leaves_nothing_that_looks_finished_and_hashes_do_not_matter(sources, tmp_path):
+    made = {
+        "sources": {n: {"use": "files", "path": str(p)} for n, p in sources.items()},
+        "curate": STEPS,
+        "holdout": {"fraction": 0.2},
+    }
+
+    def run(cache, mode, seed):
+        command = [sys.executable, "-c", SCRIPT, json.dumps(made), str(tmp_path / cache), mode]
+        return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONHASHSEED": seed})
+
+    assert run("one", "kill", "1").returncode == -9
+    assert [p.name for p in (tmp_path / "one").glob("documents-*")] == []
+    assert list((tmp_path / "one").glob(".documents-*.partial"))
+    dirs = [Path(run(cache, "", seed).stdout.strip()) for cache, seed in (("one", "2"), ("two", "3"))]
+    assert not list((tmp_path / "one").glob(".documents-*.partial"))
+    assert dirs[0].name == dirs[1].name
+    for path in dirs[0].iterdir():
+        assert path.read_bytes() == (dirs[1] / path.name).read_bytes()
+
+
+def test_faults_of_a_source_come_before_anything_is_written(sources, tmp_path):
+    with pytest.raises(DataError, match=r"Did you mean 'web\.jsonl'"):
+        prepare(corpus(sources | {"x": tmp_path / "web.json"}), tmp_path / "cache", lambda line: None)
+    assert not (tmp_path / "cache").exists()
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    with pytest.raises(DataError, match=r"corpus\.sources\.bad: nothing is left.*1 quarantined as not JSON"):
+        prepare(corpus({"bad": tmp_path / "bad.jsonl"}), tmp_path / "cache", lambda line: None)
+    with pytest.raises(DataError, match=r"bad\.jsonl, line 1, column 2: not JSON"):
+        prepare(corpus({"bad": tmp_path / "bad.jsonl"}, on_error="raise"), tmp_path / "cache", lambda line: None)
+    assert not [p for p in (tmp_path / "cache").iterdir() if p.is_dir()]
