@@ -236,6 +236,16 @@ def test_nothing_is_left_when_it_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: object, raw: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module._HashedFile, "write", full)
+    with pytest.raises(DataError, match=r"tokens-\w+: the tokens cannot be written: No space left on device"):
+        write_stores(Fake(TEXTS), words("</s>", "</s>"), tmp_path, lambda line: None)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_pieces_do_not_change_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = words("</s>", "</s>")
     whole = write_stores(Fake(TEXTS), tokenizer, tmp_path / "1", lambda line: None)

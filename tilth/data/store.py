@@ -203,7 +203,7 @@ def write_stores(
     """Tokenise a corpus, or find it done: source -> split -> store, under `cache/tokens-<key>/<source>/<split>`.
 
     The key covers the documents, the tokenizer and this code. Text streams through in pieces of bounded size.
-    Raises DataError if a document cannot be tokenised.
+    Raises DataError, with nothing left behind, if a document cannot be tokenised or the disk is full.
     """
     root = Path(cache) / f"tokens-{_key(documents, tokenizer)}"
     if root.is_dir():
@@ -212,10 +212,13 @@ def write_stores(
         except DataError as damage:
             say(f"The cached tokens are damaged and are made again. {damage}")
             shutil.rmtree(root)
-    with whole_dir(root) as aside:
-        for source in documents.sources:
-            for split in ("train", "held_out"):
-                _tokenise(documents, source, split, tokenizer, inside(aside, source) / split, say)
+    try:
+        with whole_dir(root) as aside:
+            for source in documents.sources:
+                for split in ("train", "held_out"):
+                    _tokenise(documents, source, split, tokenizer, inside(aside, source) / split, say)
+    except OSError as err:
+        raise DataError(f"the tokens cannot be written: {err.strerror or err}.", where=str(root)) from None
     return _open_all(root, documents.sources, tokenizer)
 
 
