@@ -302,12 +302,15 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[s
 
 
 def merge(base: Any, over: Any) -> Any:
-    """`over` on `base`: mappings merge field by field, but one that names another `use:` replaces; lists replace."""
+    """`over` on `base`: mappings merge field by field, but one that names another `use:` replaces; lists replace.
+
+    A budget is one thing, so a later one replaces the earlier one whole.
+    """
     if not isinstance(base, dict) or not isinstance(over, dict):
         return over
     if "use" in over and over["use"] != base.get("use"):
         return over
-    return {**base, **{k: merge(base[k], v) if k in base else v for k, v in over.items()}}
+    return {**base, **{k: merge(base[k], v) if k in base and k != "budget" else v for k, v in over.items()}}
 
 
 def _parse_overrides(overrides: dict[str, Any] | list[str] | None) -> dict[str, Any]:
@@ -326,6 +329,8 @@ def _parse_overrides(overrides: dict[str, Any] | list[str] | None) -> dict[str, 
 
 def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
     node: Any = data
+    if dotted.startswith("stages."):
+        data.setdefault("stages", [{"name": "train"}])
     *path, last = dotted.split(".")
     for i, key in enumerate(path):
         here = ".".join(path[: i + 1])
@@ -340,10 +345,10 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
     if isinstance(node, list):
         node[_index(node, last, dotted)] = value
     elif path and path[-1] == "budget":
-        node.clear()  # a budget is one thing: steps given on the command line replace tokens in the file
+        node.clear()  # steps given on the command line replace tokens in the file
         node[last] = value
     else:
-        node[last] = merge(node.get(last), value) if isinstance(value, dict) else value
+        node.update(merge(node, {last: value}))
 
 
 def _index(node: list[Any], key: str, where: str) -> int:
@@ -373,10 +378,7 @@ def _expand_stages(data: dict[str, Any]) -> dict[str, Any]:
 def _inherit_stage(shared: dict[str, Any], stage: Any) -> Any:
     if not isinstance(stage, dict):
         return stage
-    out = merge(shared, {k: {"use": v} if isinstance(v, str) and k in STAGE_DEFAULTS else v for k, v in stage.items()})
-    if "budget" in stage:  # tokens in a stage replace steps at the top
-        out["budget"] = stage["budget"]
-    return out
+    return merge(shared, {k: {"use": v} if isinstance(v, str) and k in STAGE_DEFAULTS else v for k, v in stage.items()})
 
 
 def _as_written(path: str, data: dict[str, Any]) -> str:

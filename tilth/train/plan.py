@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import torch
 
+from tilth.core.clock import Clock
 from tilth.core.errors import PlanError
 from tilth.core.recipe import Recipe, Stage
 from tilth.core.rundir import Rows, read_rows
@@ -103,6 +104,8 @@ def _plan_stage(
             where=f"stages.{number}.budget",
             fix=f"At least {per_step} tokens, or a smaller batch.tokens.",
         )
+    for step in (0, steps - 1):
+        stage.schedule(Clock(step, steps, step * per_step, number))  # type: ignore[operator]  # refuses what does not fit
     return StagePlan(stage, steps, sampler, sampler.plan(steps), flops)
 
 
