@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from tilth.arch import rotary
+from tilth.arch import backbone, rotary
 from tilth.arch.backbone import Decoder
 from tilth.arch.decoder import Config
 from tilth.core.errors import DataError, RecipeError
@@ -276,6 +276,17 @@ def test_rope_makes_attention_relative() -> None:
     a, b = (ops.rope(q, model.cos, model.sin, p) for p in (None, shifted))
     scores = [torch.einsum("bthe,bshe->bhts", r, r) for r in (a, b)]
     torch.testing.assert_close(scores[0], scores[1], atol=1e-4, rtol=1e-4)
+
+
+def test_tables_grow_when_a_sequence_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = build()(tokens(1, 60))
+    monkeypatch.setattr(backbone, "FIRST_REACH", 16)
+    model = build()
+    assert len(model.cos) == 16
+    assert torch.equal(model(tokens(1, 60)), expected) and len(model.cos) == 60
+    model = build()
+    model(tokens(1, 3), cache=model.new_cache(1, capacity=40))
+    assert len(model.cos) == 40
 
 
 # ---- counting ----------------------------------------------------------------------------------------------------

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from .decoder import Config
 
 
+FIRST_REACH = 32_768
+"""Positions of the first rotary tables. A model built for a million would hold half a gigabyte it may never need."""
+
+
 @dataclass(frozen=True)
 class Head:
     """The output head: logits = softcap(scale * hidden @ weight.T + bias)."""
@@ -52,11 +56,9 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.layers))
         self.norm = Norm(config, config.width)
         self.output = None if config.tied else Linear(config.width, vocab_size)
-        cos = sin = None
-        if config.position == "rope":
-            cos, sin = rotary.tables(config.rope_theta, config.head_width_, max_sequence, config.rope_scaling)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.register_buffer("cos", None, persistent=False)
+        self.register_buffer("sin", None, persistent=False)
+        self._reach(min(max_sequence, FIRST_REACH))
         scale = config.embedding_scale
         self.embedding_scale = config.width**0.5 if scale == "sqrt_width" else scale
 
@@ -76,6 +78,7 @@ class Decoder(nn.Module):
             if positions is not None:
                 raise ValueError("with a cache, positions follow from it; give one of the two")
             positions = cache.next_positions(tokens.shape[1])
+        self._reach(tokens.shape[1] if cache is None else cache.capacity)
         x = self.embedding(tokens, self.compute_dtype)
         if self.embedding_scale != 1:
             x = x * self.embedding_scale
@@ -92,6 +95,13 @@ class Decoder(nn.Module):
         if cache is not None:
             cache.advance(tokens.shape[1])
         return settle(self.norm, x, delta)[1]
+
+    def _reach(self, length: int) -> None:
+        """Make the rotary tables at least `length` positions long."""
+        c = self.config
+        if c.position == "rope" and (self.cos is None or len(self.cos) < length):
+            cos, sin = rotary.tables(c.rope_theta, c.head_width_, length, c.rope_scaling)
+            self.cos, self.sin = (cos, sin) if self.cos is None else (cos.to(self.cos), sin.to(self.sin))
 
     def head(self) -> Head:
         """The output head, for objectives that never hold all logits."""

@@ -37,7 +37,7 @@ CARD = {
 class Config(BaseConfig):
     """Every knob of the decoder. `null` means: derive from the others, as the field says."""
 
-    layers: int = Field(ge=1)
+    layers: int = Field(ge=1, le=1000)
     """Blocks."""
     width: int = Field(ge=1)
     """Size D of the residual stream."""

@@ -1,7 +1,7 @@
 """Hugging Face directories in and out: weights, config, tokenizer, generation config, and a proof that they agree."""
 
+from .compare import Parity, parity
 from .families import FAMILIES
-from .parity import Parity, parity
 from .reading import Imported, generation_config, import_hf
 from .writing import Export, export_hf
 

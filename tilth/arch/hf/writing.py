@@ -18,8 +18,8 @@ from tilth.arch.io import save_tensors
 from tilth.core.errors import DataError
 from tilth.core.rundir import fsync_dir, read_json, write_json
 
+from .compare import Parity, parity
 from .families import FAMILIES, Family
-from .parity import Parity, parity
 
 
 class Tokenizer(Protocol):

@@ -94,7 +94,7 @@ def parity(path: str | Path, model: Decoder, ids: Tensor | None = None, *, toler
     stored = about.get("dtype") or about.get("torch_dtype") or "float32"
     with torch.no_grad():
         ours = trace_ours(_rounded(model, getattr(torch, stored)), ids)
-        if importlib.util.find_spec("transformers"):
+        if has_transformers():
             reader, theirs = _trace_transformers(path, ids, config.layers)
         else:
             reader, theirs = (
@@ -113,6 +113,11 @@ def parity(path: str | Path, model: Decoder, ids: Tensor | None = None, *, toler
             where=str(path),
         )
     return result
+
+
+def has_transformers() -> bool:
+    """Whether transformers is installed; it is never required."""
+    return importlib.util.find_spec("transformers") is not None
 
 
 Trace = list[tuple[str, Tensor]]
