@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import zstandard
@@ -169,8 +170,9 @@ def ngram(train: Documents, held_out: Documents, order: int = 5) -> float:
     return sum(map(model.bits, held_out)) / sum(map(len, held_out))
 
 
-BASELINES: tuple[str, ...] = ("uniform", "unigram", "ngram", "zstd", "zstd_alone")
-"""Names that `measure` knows."""
+Baseline = Literal["uniform", "unigram", "ngram", "zstd", "zstd_alone"]
+"""What `measure` knows."""
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 
 
 def measure(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -18,7 +18,7 @@ from pydantic import Field
 from tilth.core.config import Config as BaseConfig
 from tilth.core.streams import stream
 
-from .baselines import BASELINES, MAX_ORDER, measure
+from .baselines import BASELINES, MAX_ORDER, Baseline, measure
 from .speaker import Speaker
 
 CARD = {
@@ -35,7 +35,7 @@ CARD = {
 class Config(BaseConfig):
     """Knobs of the measurement."""
 
-    baselines: list[Literal["uniform", "unigram", "ngram", "zstd", "zstd_alone"]] = list(BASELINES)
+    baselines: list[Baseline] = list(BASELINES)
     """What the model is compared with."""
     ngram_order: int = Field(5, ge=1, le=MAX_ORDER)
     """Bytes the n-gram looks at, the predicted one included."""

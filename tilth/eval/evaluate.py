@@ -19,7 +19,8 @@ class _Texts(Mapping[str, list[str]]):
     """Domain -> texts of one split, read when a task first asks."""
 
     def __init__(self, documents: Any, split: str) -> None:
-        self._documents, self._split, self._read = documents, split, {}
+        self._documents, self._split = documents, split
+        self._read: dict[str, list[str]] = {}
 
     def __getitem__(self, domain: str) -> list[str]:
         if domain not in self._documents.sources:

@@ -113,8 +113,8 @@ def from_documents(held_out: Mapping[str, Sequence[str]], per_paradigm: int, see
     out: list[Pair] = []
     for number, (domain, texts) in enumerate(held_out.items()):
         rng = stream(seed, "minimal pairs", number)
-        code = {rule: [] for rule in PYTHON}
-        prose = {rule: [] for rule in ENGLISH}
+        code: dict[str, list[tuple[str, str]]] = {rule: [] for rule in PYTHON}
+        prose: dict[str, list[tuple[str, str]]] = {rule: [] for rule in ENGLISH}
         for i in rng.permutation(len(texts)):
             if parses(texts[i]):
                 _offer(code, PYTHON, _blocks(texts[i]), per_paradigm, rng, check=True)

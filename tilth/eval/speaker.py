@@ -181,7 +181,7 @@ class Speaker:
         ends = np.cumsum(counts)[:-1]
         totals = np.split(torch.cat(logp).double().cpu().numpy(), ends)
         likeliest = np.split(torch.cat(best).cpu().numpy(), ends)
-        return [Score(n.sum(), g.all()) for n, g in zip(totals, likeliest, strict=True)]
+        return [Score(float(n.sum()), bool(g.all())) for n, g in zip(totals, likeliest, strict=True)]
 
     # ---- writing -------------------------------------------------------------------------------------------------
 
