@@ -63,7 +63,7 @@ class Tokenizer:
             raise DataError("this file is missing.", where=str(file), fix=_other_formats(file.parent)) from None
         except UnicodeDecodeError as err:
             raise DataError(f"this is not UTF-8 text (byte {err.start}).", where=str(file)) from None
-        config = _read_object(file.parent / "tokenizer_config.json") | (named or {})
+        config = _read_object(file.parent / "tokenizer_config.json") | dict(named or {})
         config.pop("auto_map", None)  # names code to run; we run none and pass none on
         names = _read_object(file.parent / "special_tokens_map.json")
         ids = _read_object(file.parent / "config.json") | _read_object(file.parent / "generation_config.json")
