@@ -108,7 +108,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of every parameter that has a gradient; the gradients are left as they are."""
         loss = None
         if closure is not None:
@@ -124,6 +124,7 @@ class Muon(torch.optim.Optimizer):
         for same in _batches(params):
             updates = []
             for p in same:
+                assert p.grad is not None  # `step` chose these
                 state = self.state[p]
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
@@ -146,7 +147,7 @@ class Muon(torch.optim.Optimizer):
         states = [self.state[p] for p in params]
         adamw(
             params,
-            [p.grad for p in params],
+            [p.grad for p in params],  # type: ignore[misc]
             [s["exp_avg"] for s in states],
             [s["exp_avg_sq"] for s in states],
             [],

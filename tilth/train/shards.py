@@ -183,7 +183,7 @@ class ShardReader(StorageReader):
         return False
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        tensors = {}
+        tensors: dict[str, Any] = {}
         for name, entry in self._table.items():
             chunks = [ChunkStorageMetadata(torch.Size(c.offsets), torch.Size(c.shape)) for c in entry.chunks]
             properties = TensorProperties(dtype=DTYPES[entry.dtype])
@@ -241,7 +241,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, i
         put(len(text).to_bytes(8, "little"))
         put(text)
         for _, t in wide_first:
-            raw = memoryview(_bytes(t.cpu().contiguous()))
+            raw = _bytes(t.cpu().contiguous()).data
             for i in range(0, len(raw), PIECE):
                 put(raw[i : i + PIECE])
         f.flush()
