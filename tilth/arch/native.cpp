@@ -240,93 +240,142 @@ static void transpose(pair* out, const pair* in, long rows, long cols) {
     for (long c = 0; c < cols; c += 16) transpose16(out + c * rows + r, rows, in + r * cols + c, cols);
 }
 
+// Blocks are formed transposed, keys by queries: everything that belongs to a query (its maximum, its sum, later its
+// lse and delta) is then a plain vector, and nothing is ever reduced across the lanes of one.
+
+static const __m512i IOTA = {0x0000000100000000, 0x0000000300000002, 0x0000000500000004, 0x0000000700000006,
+                             0x0000000900000008, 0x0000000b0000000a, 0x0000000d0000000c, 0x0000000f0000000e};
+
+// Which of the 16 queries from i may see key j; first holds the first key each of them sees.
+static inline __mmask16 sees(long j, long i, const int32_t* first) {
+  const __m512i jv = _mm512_set1_epi32((int)j);
+  return _mm512_cmple_epi32_mask(jv, _mm512_add_epi32(IOTA, _mm512_set1_epi32((int)i))) &
+         _mm512_cmpge_epi32_mask(jv, _mm512_loadu_si512(first));
+}
+
+static inline __m512i interleave(__m256i lo, __m256i hi) {
+  return _mm512_or_si512(_mm512_cvtepu16_epi32(lo), _mm512_slli_epi32(_mm512_cvtepu16_epi32(hi), 16));
+}
+
+// How scores become exponents of 2: softmax(s) = 2^(s * log2(e) - max) / sum.
+struct Units {
+  bool cap;
+  __m512 unit, squash;
+  explicit Units(const Attention& a)
+      : cap(a.softcap > 0),
+        unit(_mm512_set1_ps((cap ? a.softcap : a.scale) * LOG2E)),
+        squash(_mm512_set1_ps(cap ? a.scale / a.softcap : 0.f)) {}
+};
+
+// acc [E, BLOCK] += left [E, BLOCK] right, for right [keys, queries] given as pairs over keys. In a diagonal block the
+// first half of the queries sees only the first half of the keys.
+static void add_transposed(const pair* left, const pair* right, float* acc, long E, bool diagonal) {
+  for (long e = 0; e < E; e += 4) {
+    const pair* l = left + e * BLOCK / 2;
+    float* o = acc + e * BLOCK;
+    if (diagonal) {
+      rows4(l, BLOCK / 2, right, BLOCK, o, BLOCK, BLOCK / 4, true, 0, VECS / 2);
+      rows4(l, BLOCK / 2, right, BLOCK, o, BLOCK, BLOCK / 2, true, VECS / 2, VECS);
+    } else {
+      rows4(l, BLOCK / 2, right, BLOCK, o, BLOCK, BLOCK / 2, true, 0, VECS);
+    }
+  }
+}
+
 static void forward_head(const Attention& a, long b, long h, bf16* out, float* lse) {
-  const long T = a.T, E = a.E, blocks = (T + BLOCK - 1) / BLOCK, EV = E / 16;
-  size_t panel = BLOCK * E / 2;
-  char* p = (char*)scratch(2 * blocks * panel * 4 + BLOCK * E * 6 + BLOCK * BLOCK * 6 + BLOCK * 8 + 1024);
-  pair* keys = carve<pair>(p, blocks * panel);    // per block: pairs over E, [E/2, BLOCK]
-  pair* values = carve<pair>(p, blocks * panel);  // per block: pairs over time, [BLOCK/2, E]
+  const long T = a.T, E = a.E, blocks = (T + BLOCK - 1) / BLOCK;
+  const size_t panel = BLOCK * E / 2;
+  char* p = (char*)scratch(3 * blocks * panel * 4 + BLOCK * E * 12 + BLOCK * BLOCK * 6 + BLOCK * 12 + 1024);
+  bf16* keys = carve<bf16>(p, blocks * BLOCK * E);  // [T, E]
+  pair* values = carve<pair>(p, blocks * panel);    // per block, bf16 [E, BLOCK]
+  pair* q_t = carve<pair>(p, panel);                // pairs over E: [E/2, BLOCK]
+  float* turned = carve<float>(p, BLOCK * E);       // [BLOCK, E]; its memory also serves the packing of values
   bf16* rows = carve<bf16>(p, BLOCK * E);
-  float* acc = carve<float>(p, BLOCK * E);
-  float* scores = carve<float>(p, BLOCK * BLOCK);
-  bf16* probs = carve<bf16>(p, BLOCK * BLOCK);
-  float* top = carve<float>(p, BLOCK);
-  float* sum = carve<float>(p, BLOCK);
+  float* acc = carve<float>(p, BLOCK * E);          // [E, BLOCK]
+  float* s_t = carve<float>(p, BLOCK * BLOCK);      // [keys, queries]
+  pair* p_p = carve<pair>(p, BLOCK * BLOCK / 2);    // pairs over keys: [BLOCK/2, BLOCK]
+  int32_t* first = carve<int32_t>(p, BLOCK);
 
   const long g = h * a.G / a.H;
   for (long j = 0; j < blocks; j++) {
-    load_block(rows, a.k + b * a.kb + g * a.kh, a.kt, a, b, j * BLOCK, true);
-    transpose(keys + j * panel, (pair*)rows, BLOCK, E / 2);
+    load_block(keys + j * BLOCK * E, a.k + b * a.kb + g * a.kh, a.kt, a, b, j * BLOCK, true);
     load_block(rows, a.v + b * a.vb + g * a.vh, a.vt, a, b, j * BLOCK, false);
-    pair_rows(values + j * panel, rows, E);
+    pair_rows((pair*)turned, rows, E);
+    transpose(values + j * panel, (pair*)turned, BLOCK / 2, E);
   }
-
-  // Scores are kept in units of log2: softmax(s) = 2^(s * log2(e) - max) / sum.
-  const float unit = a.softcap > 0 ? a.softcap * LOG2E : a.scale * LOG2E;
-  const __m512 unitv = _mm512_set1_ps(unit), capv = _mm512_set1_ps(a.softcap > 0 ? a.scale / a.softcap : 0.f);
-  const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const Units units(a);
+  const __m512 none = _mm512_set1_ps(-INFINITY), one = _mm512_set1_ps(1.f);
 
   for (long ib = 0; ib < blocks; ib++) {
     const long i0 = ib * BLOCK, live = std::min<long>(BLOCK, T - i0);
     load_block(rows, a.q + b * a.qb + h * a.qh, a.qt, a, b, i0, true);
-    long first[BLOCK], lowest = i0, highest = 0;
+    transpose(q_t, (pair*)rows, BLOCK, E / 2);
+    long lowest = i0, highest = 0;
     for (long r = 0; r < BLOCK; r++) {
-      first[r] = r < live ? a.start(b, i0 + r) : 0;
-      if (r < live) lowest = std::min(lowest, first[r]), highest = std::max(highest, first[r]);
-      top[r] = -INFINITY;
-      sum[r] = 0;
+      first[r] = r < live ? (int32_t)a.start(b, i0 + r) : 0;
+      if (r < live) lowest = std::min<long>(lowest, first[r]), highest = std::max<long>(highest, first[r]);
     }
+    __m512 top[VECS], sum[VECS];
+    for (int v = 0; v < VECS; v++) top[v] = none, sum[v] = _mm512_setzero_ps();
     memset(acc, 0, BLOCK * E * sizeof(float));
     for (long jb = lowest / BLOCK; jb <= ib; jb++) {
       const long j0 = jb * BLOCK;
       const bool diagonal = jb == ib, masked = diagonal || highest > j0;
-      const pair *kp = keys + jb * panel, *vp = values + jb * panel;
-      for (long r = 0; r < live; r += 4) {
-        const int nv = diagonal ? (int)(r / 16) + 1 : VECS;
-        rows4((pair*)(rows + r * E), E / 2, kp, BLOCK, scores + r * BLOCK, BLOCK, E / 2, false, 0, nv);
-        for (long s = r; s < r + 4; s++) {
-          float* x = scores + s * BLOCK;
-          __m512 x4[VECS];
-          __m512 best = _mm512_set1_ps(-INFINITY);
-          for (int v = 0; v < nv; v++) {
-            __m512 y = _mm512_loadu_ps(x + 16 * v);
-            if (a.softcap > 0) y = tanhv(_mm512_mul_ps(y, capv));
-            y = _mm512_mul_ps(y, unitv);
-            if (masked) {
-              __m512i j = _mm512_add_epi32(iota, _mm512_set1_epi32((int)(j0 + 16 * v)));
-              __mmask16 ok = _mm512_cmple_epi32_mask(j, _mm512_set1_epi32((int)(i0 + s))) &
-                             _mm512_cmpge_epi32_mask(j, _mm512_set1_epi32((int)first[s]));
-              y = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), ok, y);
-            }
-            x4[v] = y;
-            best = _mm512_max_ps(best, y);
+      for (long r = 0; r < BLOCK; r += 4)
+        rows4((pair*)(keys + (j0 + r) * E), E / 2, q_t, BLOCK, s_t + r * BLOCK, BLOCK, E / 2, false,
+              diagonal ? (int)(r / 16) : 0, VECS);
+      for (int v = 0; v < VECS; v++) {
+        float* s = s_t + 16 * v;
+        const long end = diagonal ? 16 * (v + 1) : BLOCK;  // keys past the last query of the vector: zero below
+        __m512 best = none;
+        if (!masked && !units.cap) {
+          for (long r = 0; r < BLOCK; r++) best = _mm512_max_ps(best, _mm512_loadu_ps(s + r * BLOCK));
+        } else {
+          for (long r = 0; r < end; r++) {
+            __m512 x = _mm512_loadu_ps(s + r * BLOCK);
+            if (units.cap) x = tanhv(_mm512_mul_ps(x, units.squash));
+            if (masked) x = _mm512_mask_mov_ps(none, sees(j0 + r, i0 + 16 * v, first + 16 * v), x);
+            _mm512_storeu_ps(s + r * BLOCK, x);
+            best = _mm512_max_ps(best, x);
           }
-          const float peak = std::max(top[s], _mm512_reduce_max_ps(best));
-          // A row may have seen nothing yet (its document starts in a later block): keep 0 as the reference then.
-          const float ref = peak == -INFINITY ? 0.f : peak;
-          __m512 total = _mm512_setzero_ps();
-          for (int v = 0; v < VECS; v++) {
-            __m512 y = v < nv ? exp2v(_mm512_sub_ps(x4[v], _mm512_set1_ps(ref))) : _mm512_setzero_ps();
-            total = _mm512_add_ps(total, y);
-            store(probs + s * BLOCK + 16 * v, y);
-          }
-          const float fade = top[s] == peak ? 1.f : exp2f(top[s] - ref);
-          sum[s] = sum[s] * fade + _mm512_reduce_add_ps(total);
-          top[s] = peak;
-          if (fade != 1.f)
-            for (long e = 0; e < E; e += 16)
-              _mm512_storeu_ps(acc + s * E + e, _mm512_mul_ps(_mm512_loadu_ps(acc + s * E + e), _mm512_set1_ps(fade)));
         }
-        const long depth = diagonal ? r / 2 + 2 : BLOCK / 2;
-        rows4((pair*)(probs + r * BLOCK), BLOCK / 2, vp, E, acc + r * E, E, depth, true, 0, (int)EV);
+        const __m512 peak = _mm512_max_ps(top[v], _mm512_mul_ps(best, units.unit));
+        // A query that has seen nothing yet (its document starts in a later block) takes 0 as its reference.
+        const __m512 ref = _mm512_mask_mov_ps(peak, _mm512_cmpeq_ps_mask(peak, none), _mm512_setzero_ps());
+        const __m512 fade = exp2v(_mm512_sub_ps(top[v], ref));
+        top[v] = peak;
+        __m512 even = _mm512_setzero_ps(), odd = even;
+        for (long r = 0; r < end; r += 2) {
+          __m512 x = exp2v(_mm512_fmsub_ps(_mm512_loadu_ps(s + r * BLOCK), units.unit, ref));
+          __m512 y = exp2v(_mm512_fmsub_ps(_mm512_loadu_ps(s + (r + 1) * BLOCK), units.unit, ref));
+          even = _mm512_add_ps(even, x);
+          odd = _mm512_add_ps(odd, y);
+          _mm512_storeu_si512(p_p + r / 2 * BLOCK + 16 * v, interleave(narrow(x), narrow(y)));
+        }
+        for (long r = end; r < BLOCK; r += 2)
+          _mm512_storeu_si512(p_p + r / 2 * BLOCK + 16 * v, _mm512_setzero_si512());
+        sum[v] = _mm512_fmadd_ps(sum[v], fade, _mm512_add_ps(even, odd));
+        if (_mm512_cmpneq_ps_mask(fade, one))
+          for (long e = 0; e < E; e++) {
+            float* o = acc + e * BLOCK + 16 * v;
+            _mm512_storeu_ps(o, _mm512_mul_ps(_mm512_loadu_ps(o), fade));
+          }
       }
+      add_transposed(values + jb * panel, p_p, acc, E, diagonal);
     }
-    for (long r = 0; r < live; r++) {
-      const __m512 inv = _mm512_set1_ps(1.f / sum[r]);
-      bf16* o = out + ((b * T + i0 + r) * a.H + h) * E;
-      for (long e = 0; e < E; e += 16) store(o + e, _mm512_mul_ps(_mm512_loadu_ps(acc + r * E + e), inv));
-      lse[(b * a.H + h) * T + i0 + r] = top[r] + log2f(sum[r]);
+    for (int v = 0; v < VECS; v++) {
+      const __m512 inverse = _mm512_div_ps(one, sum[v]);
+      for (long e = 0; e < E; e++) {
+        float* o = acc + e * BLOCK + 16 * v;
+        _mm512_storeu_ps(o, _mm512_mul_ps(_mm512_loadu_ps(o), inverse));
+      }
+      _mm512_storeu_ps(s_t + 16 * v, top[v]);
+      _mm512_storeu_ps(s_t + BLOCK + 16 * v, sum[v]);
     }
+    for (long r = 0; r < live; r++) lse[(b * a.H + h) * T + i0 + r] = s_t[r] + log2f(s_t[BLOCK + r]);
+    transpose((pair*)turned, (pair*)acc, E, BLOCK);
+    for (long r = 0; r < live; r++)
+      store_row(out + ((b * T + i0 + r) * a.H + h) * E, turned + r * E, E, nullptr, nullptr, 1.f);
   }
 }
 
@@ -335,16 +384,52 @@ API void attention_forward(const Attention* a, bf16* out, float* lse) {
   for (long task = 0; task < a->B * a->H; task++) forward_head(*a, task / a->H, task % a->H, out, lse);
 }
 
-// Gradients of one key/value head and of all the query heads that read it. Scores are formed transposed (keys by
-// queries): the per-query numbers lse and delta are then plain vectors, and P^T, dS^T are at once the left operands
-// of dV and dK.
+// Four key rows of one block of the backward pass, from scores and dP to P and dS: s, dp [4, BLOCK] in; p_t, ds_t bf16
+// [4, BLOCK] (left operands of dV and dK) and ds_p (pairs over keys, right operand of dQ^T) out. The first v0 vectors
+// of queries see none of these keys.
+template <bool MASKED, bool CAP>
+static inline void backward_rows(const float* s, const float* dp, const float* logs, const float* delta,
+                                 const int32_t* first, const Units& units, long j, long i0, int v0, bf16* p_t,
+                                 bf16* ds_t, pair* ds_p) {
+  const __m512 one = _mm512_set1_ps(1.f);
+  for (int v = 0; v < VECS; v++) {
+    const long c = 16 * v;
+    const __m512 log = _mm512_loadu_ps(logs + c), del = _mm512_loadu_ps(delta + c);
+    __m256i pn[4], dn[4];
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) {
+      pn[r] = dn[r] = _mm256_setzero_si256();
+      if (v < v0) continue;
+      __m512 x = _mm512_loadu_ps(s + r * BLOCK + c), slope = one;
+      if (CAP) {
+        x = tanhv(_mm512_mul_ps(x, units.squash));
+        slope = _mm512_fnmadd_ps(x, x, one);
+      }
+      __m512 y = exp2v(_mm512_fmsub_ps(x, units.unit, log));
+      if (MASKED) y = _mm512_maskz_mov_ps(sees(j + r, i0 + c, first + c), y);
+      __m512 d = _mm512_mul_ps(y, _mm512_sub_ps(_mm512_loadu_ps(dp + r * BLOCK + c), del));
+      if (CAP) d = _mm512_mul_ps(d, slope);
+      pn[r] = narrow(y);
+      dn[r] = narrow(d);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) {
+      _mm256_storeu_si256((__m256i*)(p_t + r * BLOCK + c), pn[r]);
+      _mm256_storeu_si256((__m256i*)(ds_t + r * BLOCK + c), dn[r]);
+    }
+    _mm512_storeu_si512(ds_p + c, interleave(dn[0], dn[1]));
+    _mm512_storeu_si512(ds_p + BLOCK + c, interleave(dn[2], dn[3]));
+  }
+}
+
+// Gradients of one key/value head and of all the query heads that read it.
 static void backward_group(const Attention& a, long b, long g, const bf16* out, const float* lse, const bf16* dout,
                            bf16* dq, bf16* dk, bf16* dv) {
   const long T = a.T, E = a.E, blocks = (T + BLOCK - 1) / BLOCK, share = a.H / a.G;
   const int EV = (int)(E / 16);
   const size_t panel = BLOCK * E / 2;
   const size_t wide = blocks * BLOCK * E;
-  char* p = (char*)scratch(7 * blocks * panel * 4 + 3 * wide * 4 + BLOCK * E * 6 + BLOCK * BLOCK * 16 +
+  char* p = (char*)scratch(7 * blocks * panel * 4 + 3 * wide * 4 + BLOCK * E * 6 + BLOCK * BLOCK * 4 +
                            blocks * BLOCK * 16 + blocks * 32 + 4096);
   bf16* keys = carve<bf16>(p, wide);               // [T, E]
   bf16* values = carve<bf16>(p, wide);             // [T, E]
@@ -358,10 +443,10 @@ static void backward_group(const Attention& a, long b, long g, const bf16* out, 
   float* dvw = carve<float>(p, wide);              // [T, E]
   bf16* rows = carve<bf16>(p, BLOCK * E);
   float* turned = carve<float>(p, BLOCK * E);
-  float* s_t = carve<float>(p, BLOCK * BLOCK);
-  float* dp_t = carve<float>(p, BLOCK * BLOCK);
-  bf16* p_t = carve<bf16>(p, BLOCK * BLOCK);
-  bf16* ds_t = carve<bf16>(p, BLOCK * BLOCK);
+  float* s_t = carve<float>(p, 4 * BLOCK);         // four rows of a block at a time stay in L1
+  float* dp_t = carve<float>(p, 4 * BLOCK);
+  bf16* p_t = carve<bf16>(p, 4 * BLOCK);
+  bf16* ds_t = carve<bf16>(p, 4 * BLOCK);
   pair* ds_p = carve<pair>(p, BLOCK * BLOCK / 2);
   float* delta = carve<float>(p, blocks * BLOCK);
   float* logs = carve<float>(p, blocks * BLOCK);
@@ -386,10 +471,9 @@ static void backward_group(const Attention& a, long b, long g, const bf16* out, 
   memset(dkw, 0, wide * sizeof(float));
   memset(dvw, 0, wide * sizeof(float));
 
-  const bool cap = a.softcap > 0;
-  const __m512 unitv = _mm512_set1_ps(cap ? a.softcap * LOG2E : a.scale * LOG2E);
-  const __m512 capv = _mm512_set1_ps(cap ? a.scale / a.softcap : 0.f), one = _mm512_set1_ps(1.f);
-  const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const Units units(a);
+  auto plain = units.cap ? backward_rows<false, true> : backward_rows<false, false>;
+  auto checked = units.cap ? backward_rows<true, true> : backward_rows<true, false>;
 
   for (long h = g * share; h < (g + 1) * share; h++) {
     for (long ib = 0; ib < blocks; ib++) {
@@ -418,62 +502,17 @@ static void backward_group(const Attention& a, long b, long g, const bf16* out, 
         const bool diagonal = ib == jb, masked = diagonal || highest[ib] > j0;
         for (long r = 0; r < BLOCK; r += 4) {
           const int v0 = diagonal ? (int)(r / 16) : 0;
-          rows4((pair*)(keys + (j0 + r) * E), E / 2, q_t + ib * panel, BLOCK, s_t + r * BLOCK, BLOCK, E / 2, false,
-                v0, VECS);
-          rows4((pair*)(values + (j0 + r) * E), E / 2, do_t + ib * panel, BLOCK, dp_t + r * BLOCK, BLOCK, E / 2,
-                false, v0, VECS);
-          for (long s = r; s < r + 4; s += 2)
-            for (int v = 0; v < VECS; v++) {
-              __m256i pn[2], dn[2];
-              for (int u = 0; u < 2; u++) {
-                if (v < v0) {
-                  pn[u] = dn[u] = _mm256_setzero_si256();
-                  continue;
-                }
-                const long at = (s + u) * BLOCK + 16 * v, i = i0 + 16 * v;
-                __m512 x = _mm512_loadu_ps(s_t + at), slope = one;
-                if (cap) {
-                  x = tanhv(_mm512_mul_ps(x, capv));
-                  slope = _mm512_fnmadd_ps(x, x, one);
-                }
-                __m512 y = exp2v(_mm512_fmsub_ps(x, unitv, _mm512_loadu_ps(logs + i)));
-                if (masked) {
-                  __m512i j = _mm512_set1_epi32((int)(j0 + s + u));
-                  __mmask16 ok =
-                      _mm512_cmple_epi32_mask(j, _mm512_add_epi32(iota, _mm512_set1_epi32((int)i))) &
-                      _mm512_cmpge_epi32_mask(j, _mm512_loadu_si512(first + i));
-                  y = _mm512_maskz_mov_ps(ok, y);
-                }
-                __m512 d = _mm512_mul_ps(y, _mm512_sub_ps(_mm512_loadu_ps(dp_t + at), _mm512_loadu_ps(delta + i)));
-                if (cap) d = _mm512_mul_ps(d, slope);
-                pn[u] = narrow(y);
-                dn[u] = narrow(d);
-              }
-              for (int u = 0; u < 2; u++) {
-                _mm256_storeu_si256((__m256i*)(p_t + (s + u) * BLOCK + 16 * v), pn[u]);
-                _mm256_storeu_si256((__m256i*)(ds_t + (s + u) * BLOCK + 16 * v), dn[u]);
-              }
-              _mm512_storeu_si512(ds_p + s / 2 * BLOCK + 16 * v,
-                                  _mm512_or_si512(_mm512_cvtepu16_epi32(dn[0]),
-                                                  _mm512_slli_epi32(_mm512_cvtepu16_epi32(dn[1]), 16)));
-            }
+          const pair *k = (pair*)(keys + (j0 + r) * E), *v = (pair*)(values + (j0 + r) * E);
+          rows4(k, E / 2, q_t + ib * panel, BLOCK, s_t, BLOCK, E / 2, false, v0, VECS);
+          rows4(v, E / 2, do_t + ib * panel, BLOCK, dp_t, BLOCK, E / 2, false, v0, VECS);
+          (masked ? checked : plain)(s_t, dp_t, logs + i0, delta + i0, first + i0, units, j0 + r, i0, v0, p_t, ds_t,
+                                     ds_p + r / 2 * BLOCK);
           const long p0 = diagonal ? r / 2 : 0;  // queries before row r of a diagonal block see nothing of it
-          const pair *pr = (pair*)(p_t + r * BLOCK) + p0, *dr = (pair*)(ds_t + r * BLOCK) + p0;
-          rows4(pr, BLOCK / 2, do_p + ib * panel + p0 * E, E, dvw + (j0 + r) * E, E, BLOCK / 2 - p0, true, 0, EV);
-          rows4(dr, BLOCK / 2, q_p + ib * panel + p0 * E, E, dkw + (j0 + r) * E, E, BLOCK / 2 - p0, true, 0, EV);
+          const long depth = BLOCK / 2 - p0, from = ib * panel + p0 * E;
+          rows4((pair*)p_t + p0, BLOCK / 2, do_p + from, E, dvw + (j0 + r) * E, E, depth, true, 0, EV);
+          rows4((pair*)ds_t + p0, BLOCK / 2, q_p + from, E, dkw + (j0 + r) * E, E, depth, true, 0, EV);
         }
-        // dQ^T [E, i] += K^T [E, j] dS^T [j, i]; on the diagonal the first half of the queries sees half of the keys.
-        const pair* kt = keys_t + jb * panel;
-        float* dst = dqt + ib * BLOCK * E;
-        for (long e = 0; e < E; e += 4) {
-          const pair* ke = kt + e * BLOCK / 2;
-          if (diagonal) {
-            rows4(ke, BLOCK / 2, ds_p, BLOCK, dst + e * BLOCK, BLOCK, BLOCK / 4, true, 0, VECS / 2);
-            rows4(ke, BLOCK / 2, ds_p, BLOCK, dst + e * BLOCK, BLOCK, BLOCK / 2, true, VECS / 2, VECS);
-          } else {
-            rows4(ke, BLOCK / 2, ds_p, BLOCK, dst + e * BLOCK, BLOCK, BLOCK / 2, true, 0, VECS);
-          }
-        }
+        add_transposed(keys_t + jb * panel, ds_p, dqt + ib * BLOCK * E, E, diagonal);
       }
     }
     for (long ib = 0; ib < blocks; ib++) {
