@@ -151,7 +151,7 @@ def test_attention_softcap_and_scale_by_hand() -> None:
     i, j = torch.arange(T)[:, None], torch.arange(T)[None]
     scores = scores.masked_fill((j > i) | (i - j >= 6), -math.inf)
     expected = F.linear((scores.softmax(-1) @ v).transpose(1, 2).reshape(2, T, 32), a.out.weight)
-    torch.testing.assert_close(a(x, None, (None, None), None), expected)
+    torch.testing.assert_close(a(x, None, None, None), expected)
 
 
 def test_logit_softcap() -> None:

@@ -45,6 +45,9 @@ class Head:
 class Decoder(nn.Module):
     """The module; `tilth.core.protocols.Model`. Weights are float32, activations `compute_dtype`."""
 
+    cos: Tensor | None
+    sin: Tensor | None
+
     def __init__(self, config: Config, vocab_size: int, max_sequence: int) -> None:
         super().__init__()
         self.config, self.vocab_size, self.max_sequence = config, vocab_size, max_sequence
@@ -85,7 +88,7 @@ class Decoder(nn.Module):
         if self.position is not None:
             place = torch.arange(tokens.shape[1], device=tokens.device)[None] if positions is None else positions.long()
             x = x + self.position(place, self.compute_dtype)
-        delta, tables = None, (self.cos, self.sin)
+        delta, tables = None, None if self.cos is None or self.sin is None else (self.cos, self.sin)
         for i, block in enumerate(self.blocks):
             layer_cache = None if cache is None else cache.layers[i]
             if self.recompute and torch.is_grad_enabled():
@@ -101,7 +104,7 @@ class Decoder(nn.Module):
         c = self.config
         if c.position == "rope" and (self.cos is None or len(self.cos) < length):
             cos, sin = rotary.tables(c.rope_theta, c.head_width_, length, c.rope_scaling)
-            self.cos, self.sin = (cos, sin) if self.cos is None else (cos.to(self.cos), sin.to(self.sin))
+            self.cos, self.sin = (cos, sin) if self.cos is None else (cos.to(self.cos), sin.to(self.cos))
 
     def head(self) -> Head:
         """The output head, for objectives that never hold all logits."""

@@ -9,6 +9,8 @@ Shape letters: B batch, T time, D width, H query heads, G key/value heads, E hea
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,8 +22,16 @@ from .cache import LayerCache
 if TYPE_CHECKING:
     from .decoder import Config
 
-Rotary = tuple[Tensor | None, Tensor | None]
-"""cos and sin tables float32 [max_sequence, E/2], or two Nones where positions are not rotary."""
+Rotary = tuple[Tensor, Tensor]
+"""cos and sin tables float32 [positions, E/2]; None where positions are not rotary."""
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu2": ops.relu2,
+    "gelu": ops.gelu,
+    "gelu_tanh": functools.partial(ops.gelu, approximate="tanh"),
+}
+GATES = {"swiglu": (ops.swiglu, ops.swiglu_mlp), "geglu": (ops.geglu, ops.geglu_mlp)}
+"""Feed-forward kind -> its gate, and the whole network in one op for projections without biases."""
 
 
 def parameter(*shape: int) -> nn.Parameter:
@@ -106,21 +116,28 @@ class Attention(nn.Module):
         self.q_norm = Norm(config, E if self.norm_per_head else H * E) if normed else None
         self.k_norm = Norm(config, E if self.norm_per_head else G * E) if normed else None
 
-    def forward(self, x: Tensor, positions: Tensor | None, rotary: Rotary, cache: LayerCache | None) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor | None, rotary: Rotary | None, cache: LayerCache | None) -> Tensor:
         """[B, T, D] -> [B, T, D]"""
-        qkv = ops.linear_cat(x, (self.q.weight, self.k.weight, self.v.weight))
-        if self.q.bias is not None:
-            qkv = qkv + torch.cat((self.q.bias, self.k.bias, self.v.bias)).to(qkv.dtype)
-        seen = {"window": self.window, "softcap": self.softcap, "scale": self.scale}
+        projections = (self.q, self.k, self.v)
+        qkv = ops.linear_cat(x, [p.weight for p in projections])
+        biases: list[Tensor] = [p.bias for p in projections if p.bias is not None]
+        if biases:
+            qkv = qkv + torch.cat(biases).to(qkv.dtype)
+        w, c, s = self.window, self.softcap, self.scale
         if self.q_norm is None and cache is None:
-            return self.out(ops.qkv_attention(qkv, self.heads, self.kv_heads, *rotary, positions, **seen))
-        q, k, v = qkv.split([p.weight.shape[0] for p in (self.q, self.k, self.v)], dim=-1)
+            cos, sin = rotary or (None, None)
+            H, G = self.heads, self.kv_heads
+            return self.out(ops.qkv_attention(qkv, H, G, cos, sin, positions, window=w, softcap=c, scale=s))
+        q, k, v = qkv.split([p.weight.shape[0] for p in projections], dim=-1)
         q, k = self._normed(self.q_norm, q, self.heads), self._normed(self.k_norm, k, self.kv_heads)
         v = v.unflatten(-1, (self.kv_heads, -1))
-        if rotary[0] is not None:
+        if rotary is not None:
             q, k = ops.rope(q, *rotary, positions), ops.rope(k, *rotary, positions)
-        attend = ops.attention if cache is None else cache.attend
-        return self.out(attend(q, k, v, positions, **seen).flatten(2))
+        if cache is None or positions is None:
+            mixed = ops.attention(q, k, v, positions, window=w, softcap=c, scale=s)
+        else:
+            mixed = cache.attend(q, k, v, positions, window=w, softcap=c, scale=s)
+        return self.out(mixed.flatten(2))
 
     def _normed(self, norm: Norm | None, x: Tensor, heads: int) -> Tensor:
         """[B, T, heads*E] -> [B, T, heads, E], normed over each head or over the whole projection."""
@@ -143,21 +160,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]"""
-        match self.kind:
-            case "swiglu" | "geglu" if self.up.bias is None:
-                mlp = ops.swiglu_mlp if self.kind == "swiglu" else ops.geglu_mlp
-                return mlp(x, self.gate.weight, self.up.weight, self.down.weight)
-            case "swiglu":
-                return self.down(ops.swiglu(self.gate(x), self.up(x)))
-            case "geglu":
-                return self.down(ops.geglu(self.gate(x), self.up(x)))
-            case "relu2":
-                return self.down(ops.relu2(self.up(x)))
-            case "gelu":
-                return self.down(ops.gelu(self.up(x)))
-            case "gelu_tanh":
-                return self.down(ops.gelu(self.up(x), approximate="tanh"))
-        raise AssertionError(self.kind)
+        if self.gate is None:
+            return self.down(ACTIVATIONS[self.kind](self.up(x)))
+        gated, whole = GATES[self.kind]
+        if self.up.bias is None:
+            return whole(x, self.gate.weight, self.up.weight, self.down.weight)
+        return self.down(gated(self.gate(x), self.up(x)))
 
 
 class Block(nn.Module):
@@ -178,7 +186,7 @@ class Block(nn.Module):
         self.ffn_post_norm = Norm(config, config.width) if after else None
 
     def forward(
-        self, x: Tensor, delta: Tensor | None, positions: Tensor | None, rotary: Rotary, cache: LayerCache | None
+        self, x: Tensor, delta: Tensor | None, positions: Tensor | None, rotary: Rotary | None, cache: LayerCache | None
     ) -> tuple[Tensor, Tensor]:
         """The stream as (x, delta), [B, T, D] each; delta is None before the first block."""
         x, y = settle(self.attention_norm, x, delta)

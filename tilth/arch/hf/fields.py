@@ -48,7 +48,7 @@ class Fields:
             if name in self._data and null is not ...:
                 return null
             return default[0] if default else self.refuse(name, "is missing")
-        expected = (int, float) if kind is float else kind
+        expected: Any = (int, float) if kind is float else kind
         if not isinstance(value, expected) or isinstance(value, bool) != (kind is bool):
             self.refuse(name, f"must be {_NAMES[kind]}, not {value!r:.60}")
         return float(value) if kind is float else value

@@ -121,7 +121,7 @@ def _write(
     max_shard_bytes: int,
     generation: Mapping[str, Any] | None,
 ) -> None:
-    ids = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    ids: dict[str, int | None] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     if tokenizer is not None:
         ids |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
         _write_tokenizer(path, tokenizer, model.max_sequence)
