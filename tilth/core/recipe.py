@@ -265,7 +265,7 @@ def schema() -> dict[str, Any]:
     base["properties"] = {"extends": {"type": "string"}, **base["properties"], **shared}
     base["required"] = ["name", "corpus", "tokenizer", "model"]
     _link_areas(base)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "tilth recipe", **base}
+    return {**base, "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "tilth recipe"}
 
 
 def _link_areas(node: Any) -> None:
