@@ -235,6 +235,8 @@ def test_faults_are_sentences(make_speaker, tokenizer: Tokenizer) -> None:
         make_speaker(vocab_size=300)
     with pytest.raises(DataError, match=r"the prompt has \d+ tokens and the model reads at most 32"):
         make_speaker().generate(["word " * 80])
+    with pytest.raises(DataError, match="tokens and the model reads at most 32"):
+        make_speaker().stream("word " * 80)  # at once, not at the first piece
     with pytest.raises(DataError, match="a stride of 33 tokens is not between 1 and"):
         make_speaker(stride=33)
     speaker = make_speaker()

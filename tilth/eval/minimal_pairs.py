@@ -45,14 +45,14 @@ class Config(BaseConfig):
 
     path: str | None = None
     """A .jsonl or .jsonl.zst file with good, bad, paradigm, field, term (or BLiMP's own names); null: own pairs."""
-    limit: int | None = Field(200, gt=0)
-    """Pairs per paradigm, the first ones; null: all (own pairs: 200)."""
+    limit: int | None = Field(100, gt=0)
+    """Pairs per paradigm, the first ones; null: all (own pairs: 100)."""
 
     def run(
         self, speaker: Speaker, held_out: Mapping[str, Sequence[str]], train: Mapping[str, Sequence[str]]
     ) -> dict[str, Any]:
         """accuracy, interval, n, chance, made_from, and the same numbers per `fields` and `paradigms`."""
-        pairs = from_documents(held_out, self.limit or 200) if self.path is None else read(Path(self.path), self.limit)
+        pairs = from_documents(held_out, self.limit or 100) if self.path is None else read(Path(self.path), self.limit)
         scores = speaker.loglik_rolling([text for p in pairs for text in (p.good, p.bad)])
         right = [good > bad for good, bad in zip(scores[::2], scores[1::2], strict=True)]
         groups: dict[str, dict[str, list[bool]]] = {"fields": defaultdict(list), "paradigms": defaultdict(list)}

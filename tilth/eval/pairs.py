@@ -16,7 +16,7 @@ import keyword
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,8 @@ class Pair(NamedTuple):
     term: str
 
 
+MAX_CHARS = 1_000_000
+"""Characters of a document that are looked at."""
 _HEADER = re.compile(r"^[ ]*(?:def|class|if|for|while|with|try|else|elif|except|finally)\b[^#\n]*:[ ]*$")
 _SENTENCE = re.compile(r"(?<![^\s(])[A-Z][A-Za-z0-9 ,;:'()-]{20,160}[a-z]\.(?=\s|$)")
 _EXCHANGE = {"a": "an", "an": "a", "is": "are", "are": "is", "was": "were", "were": "was", "has": "have", "have": "has"}
@@ -105,53 +107,66 @@ ENGLISH = {
 }
 
 
+Rules = Mapping[str, Callable[[str, np.random.Generator], str | None]]
+
+
 def from_documents(held_out: Mapping[str, Sequence[str]], per_paradigm: int, seed: int = 0) -> list[Pair]:
     """At most `per_paradigm` pairs per rule and domain; a domain is the pair's field.
 
-    Documents that Python parses are code, others are read as English. Pure in its arguments; no pair twice.
+    Documents that Python parses are code, others are read as English; of a long one only the first megabyte counts.
+    Pure in its arguments; no pair twice.
     """
     out: list[Pair] = []
     for number, (domain, texts) in enumerate(held_out.items()):
         rng = stream(seed, "minimal pairs", number)
-        code: dict[str, list[tuple[str, str]]] = {rule: [] for rule in PYTHON}
-        prose: dict[str, list[tuple[str, str]]] = {rule: [] for rule in ENGLISH}
+        code, prose = _Breaker(PYTHON, per_paradigm, rng, check=True), _Breaker(ENGLISH, per_paradigm, rng, check=False)
         for i in rng.permutation(len(texts)):
-            if parses(texts[i]):
-                _offer(code, PYTHON, _blocks(texts[i]), per_paradigm, rng, check=True)
+            text = texts[i][:MAX_CHARS]
+            if parses(text):
+                code.offer(_blocks(text))
             else:
-                _offer(prose, ENGLISH, _sentences(texts[i]), per_paradigm, rng, check=False)
-            if all(len(v) >= per_paradigm for made in (code, prose) for v in made.values()):
+                prose.offer(_sentences(text))
+            if code.full and prose.full:
                 break
-        for made, language in ((code, "python"), (prose, "english")):
-            for rule, pairs in made.items():
+        for breaker, language in ((code, "python"), (prose, "english")):
+            for rule, pairs in breaker.made.items():
                 out += [Pair(good, bad, f"{domain}: {rule}", domain, language) for good, bad in pairs]
     return out
 
 
-def _offer(
-    made: dict[str, list[tuple[str, str]]],
-    rules: Mapping[str, Callable[[str, np.random.Generator], str | None]],
-    snippets: Iterator[str],
-    enough: int,
-    rng: np.random.Generator,
-    check: bool,
-) -> None:
-    """Break each snippet by the rule that has the fewest pairs and applies to it."""
-    for good in snippets:
-        if any(good == g for pairs in made.values() for g, _ in pairs):
-            continue
-        for rule in sorted(rules, key=lambda r: len(made[r])):
-            bad = rules[rule](good, rng) if len(made[rule]) < enough else None
-            if bad is not None and bad != good and (not check or (parses(good) and not parses(bad))):
-                made[rule].append((good, bad))
-                break
+class _Breaker:
+    """Pairs of one language in one domain. With `check`, CPython must accept the good text and refuse the bad one."""
+
+    def __init__(self, rules: Rules, enough: int, rng: np.random.Generator, check: bool) -> None:
+        self._rules, self._enough, self._rng, self._check = rules, enough, rng, check
+        self._seen: set[str] = set()
+        self.made: dict[str, list[tuple[str, str]]] = {rule: [] for rule in rules}
+
+    @property
+    def full(self) -> bool:
+        """Every rule has as many pairs as are wanted."""
+        return all(len(pairs) >= self._enough for pairs in self.made.values())
+
+    def offer(self, snippets: Iterable[str]) -> None:
+        """Break each new snippet by the rule that has the fewest pairs among those that apply to it."""
+        for good in snippets:
+            if self.full:
+                return
+            if good in self._seen or (self._check and not parses(good)):
+                continue
+            self._seen.add(good)
+            for rule in sorted(self._rules, key=lambda r: len(self.made[r])):
+                bad = self._rules[rule](good, self._rng) if len(self.made[rule]) < self._enough else None
+                if bad is not None and bad != good and not (self._check and parses(bad)):
+                    self.made[rule].append((good, bad))
+                    break
 
 
 def _blocks(code: str) -> Iterator[str]:
     """A header and the line under it, to the left margin."""
     lines = code.split("\n")
     for head, body in itertools.pairwise(lines):
-        if _HEADER.match(head) and body.strip() and len(head) + len(body) <= 200:
+        if len(head) + len(body) <= 200 and body.strip() and _HEADER.match(head):
             yield textwrap.dedent(f"{head}\n{body}")
 
 

@@ -207,7 +207,10 @@ class Speaker:
         """`generate` for one prompt, piece by piece; no piece ends inside a character or holds a part of `stop`."""
         settings = validate(Sampling, sampling, "stream")
         reply = _Reply(0, self._prompt(prompt), self.tokenizer, stop)
-        for _ in self._write([reply], max_tokens, settings):
+        return self._pieces(reply, max_tokens, settings)
+
+    def _pieces(self, reply: _Reply, max_tokens: int, sampling: Sampling) -> Iterator[str]:
+        for _ in self._write([reply], max_tokens, sampling):
             if piece := reply.take():
                 yield piece
         if piece := reply.take():
