@@ -28,8 +28,16 @@ static inline __m512 widen(__m256i x) {
 static inline __m256i narrow(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 static inline __m512 load(const bf16* p) { return widen(_mm256_loadu_si256((const __m256i*)p)); }
 static inline void store(bf16* p, __m512 x) { _mm256_storeu_si256((__m256i*)p, narrow(x)); }
-static inline __m512 load(const bf16* p, __mmask16 m) { return widen(_mm256_maskz_loadu_epi16(m, p)); }
-static inline void store(bf16* p, __mmask16 m, __m512 x) { _mm256_mask_storeu_epi16(p, m, narrow(x)); }
+// The same for the first lanes only. Masked memory operations are slow, so whole vectors go around them.
+static inline __m512 load(const bf16* p, __mmask16 m) {
+  return m == 0xffff ? load(p) : widen(_mm256_maskz_loadu_epi16(m, p));
+}
+static inline void store(bf16* p, __mmask16 m, __m512 x) {
+  if (m == 0xffff)
+    store(p, x);
+  else
+    _mm256_mask_storeu_epi16(p, m, narrow(x));
+}
 static inline __m512 load(const float* p, __mmask16 m) { return _mm512_maskz_loadu_ps(m, p); }
 
 // Lanes of the vector that starts at element i of n.
@@ -606,9 +614,8 @@ API void rms_norm_forward(const bf16* x, const bf16* delta, bf16* sum, const flo
       const __mmask16 m = lanes(d, D);
       __m512 v = load(x + n * D + d, m);
       if (delta) {
-        __m256i t = narrow(_mm512_add_ps(v, load(delta + n * D + d, m)));
-        _mm256_mask_storeu_epi16(sum + n * D + d, m, t);
-        v = widen(t);
+        v = widen(narrow(_mm512_add_ps(v, load(delta + n * D + d, m))));
+        store(sum + n * D + d, m, v);
       }
       squares = _mm512_fmadd_ps(v, v, squares);
     }
