@@ -28,7 +28,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +37,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from tilth import __version__
 from tilth.core.config import Config
 from tilth.core.errors import CheckpointError, DataError
 from tilth.core.hashing import file_hash
@@ -201,7 +201,7 @@ class Store:
                 format=FORMAT,
                 step=step,
                 identity=self.identity,
-                versions={"tilth": version("tilth"), "torch": str(torch.__version__)},
+                versions={"tilth": __version__, "torch": str(torch.__version__)},
                 world=self.world,
                 files=files,
                 tensors=table,
