@@ -55,14 +55,14 @@ def test_everything_is_accounted_for(sources, tmp_path):
     documents = prepare(corpus(sources, STEPS, holdout={"fraction": 0.1}), tmp_path / "cache", said.append)
     web, books = documents.ledger["web"], documents.ledger["books"]
     assert web["in"] == 45 and web["kept"] == 40
-    assert web["dropped"] == {"exact duplicate": 1, "too short": 2} and set(web["quarantined"]) == {
+    assert web["dropped"] == {"exact duplicate": 1, "too short": 1, "empty": 1} and set(web["quarantined"]) == {
         "not JSON",
         "not UTF-8",
     }
     assert books["in"] == 22 and books["kept"] == 20 and books["dropped"] == {"exact duplicate": 2}
     assert web["examples"]["exact duplicate"][0]["text"].startswith("Document number 3")
     assert said == [
-        "web: 40 documents, 0.0 MB kept (4 held out); 3 dropped (too short 2, exact duplicate 1); "
+        "web: 40 documents, 0.0 MB kept (4 held out); 3 dropped (empty 1, exact duplicate 1, too short 1); "
         "2 quarantined (not JSON 1, not UTF-8 1)",
         "books: 20 documents, 0.0 MB kept (2 held out); 2 dropped (exact duplicate 2)",
     ]
@@ -82,6 +82,13 @@ def test_everything_is_accounted_for(sources, tmp_path):
     assert not documents.ids("train") & documents.ids("held_out")
     assert len(documents.ids("train")) == 54 and len(documents.ids("held_out")) == 6
     documents.verify()
+
+
+def test_a_step_that_loses_documents_is_found_out(sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(tilth.data.corpus, "judge", lambda batch, *rest: batch.slice(1))
+    with pytest.raises(DataError, match="loses or invents documents"):
+        prepare(corpus(sources), tmp_path / "cache", lambda line: None)
+    assert not list((tmp_path / "cache").glob("documents-*"))
 
 
 ROW = st.sampled_from(["good", "again", "short", "{", '{"text": 1}', "\\u0000"])
@@ -242,7 +249,7 @@ def test_a_full_disk_leaves_nothing(sources, tmp_path, monkeypatch, after):
         with pytest.raises(DataError, match="cannot be written: No space left on device"):
             prepare(corpus(sources), tmp_path / "cache", lambda line: None)
     assert [p.name for p in (tmp_path / "cache").iterdir() if not p.name.endswith(".lock")] == []
-    assert len(prepare(corpus(sources), tmp_path / "cache", lambda line: None).ids("train")) == 63
+    assert len(prepare(corpus(sources), tmp_path / "cache", lambda line: None).ids("train")) == 62
 
 
 def test_a_cache_that_cannot_be_made_is_one_sentence(sources, tmp_path):

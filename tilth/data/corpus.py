@@ -15,23 +15,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-import tilth.data.document
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, file_hash, source_hash
 from tilth.core.recipe import Corpus, Holdout
 from tilth.core.rundir import fsync_dir, read_json, write_json
 from tilth.core.technique import dump
+from tilth.data import document, finding, python_text, reading
 from tilth.data.document import BATCH_BYTES, BATCH_DOCUMENTS, SCHEMA, Ledger, text_key
 
-Split = Literal["train", "held_out"]
-SPLITS: tuple[Split, Split] = ("train", "held_out")
+SPLITS = ("train", "held_out")
 
 
 class Documents:
@@ -50,18 +49,18 @@ class Documents:
             if not path.is_file() or path.stat().st_size != want["bytes"]:
                 raise DataError("this file is missing or cut short.", where=str(path), fix=f"Delete {dir}.")
 
-    def _file(self, source: str, split: Split) -> pq.ParquetFile:
+    def _file(self, source: str, split: str) -> pq.ParquetFile:
         if source not in self.ledger or split not in SPLITS:
             raise DataError(f"there is no split '{split}' of a source '{source}'.", where=str(self.dir))
         return pq.ParquetFile(self.dir / f"{source}.{split}.parquet")
 
-    def read(self, source: str, split: Split) -> Iterator[pa.RecordBatch]:
+    def read(self, source: str, split: str) -> Iterator[pa.RecordBatch]:
         """Documents of one source and split in their fixed order, in bounded batches of `SCHEMA`."""
         with self._file(source, split) as file:
             for group in range(file.num_row_groups):
                 yield from file.read_row_group(group).to_batches()
 
-    def texts(self, source: str, split: Split, max_bytes: int | None = None) -> list[str]:
+    def texts(self, source: str, split: str, max_bytes: int | None = None) -> list[str]:
         """Texts of one source and split; with `max_bytes`, the first so many whose UTF-8 size stays within it."""
         out: list[str] = []
         left = float("inf") if max_bytes is None else max_bytes
@@ -79,7 +78,7 @@ class Documents:
             if file_hash(self.dir / name) != want["sha256"]:
                 raise DataError("this file is damaged.", where=str(self.dir / name), fix=f"Delete {self.dir}.")
 
-    def ids(self, split: Split) -> set[str]:
+    def ids(self, split: str) -> set[str]:
         """Ids of all documents of a split, over all sources."""
         columns = [self._file(s, split).read(columns=["id"]).column("id").to_pylist() for s in self.sources]
         return {i for column in columns for i in column}
@@ -127,9 +126,8 @@ def summary(source: str, account: dict[str, Any]) -> str:
 
 def _key(corpus: Corpus) -> str:
     configs = [*corpus.sources.values(), *corpus.curate]
-    modules = {type(c).__module__ for c in configs} | {__name__, tilth.data.document.__name__}
-    reading = sys.modules.get("tilth.data.reading")
-    code = source_hash(*(sys.modules[m] for m in sorted(modules)), *([reading] if reading else []))
+    modules = sorted({type(c).__module__ for c in configs} | {__name__})
+    code = source_hash(*(sys.modules[m] for m in modules), document, finding, python_text, reading)
     sources = [[name, dump(s), s.fingerprint()] for name, s in corpus.sources.items()]  # type: ignore[attr-defined]
     steps = [dump(step) for step in corpus.curate]
     return content_hash([sources, steps, corpus.holdout.model_dump(), corpus.on_error, code])

@@ -1,0 +1,110 @@
+"""Which files a list of files, folders and patterns means: sorted, no hidden ones, none through a link to elsewhere."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tilth.core.errors import DataError, nearest
+
+
+class Found(NamedTuple):
+    """A file, its name relative to the folder that holds all found files, and the folder it was found in (None: it
+    was named itself, so it may be a link to anywhere)."""
+
+    name: str
+    path: Path
+    top: Path | None
+
+    @property
+    def leads_out(self) -> bool:
+        """Whether it is a link that leads out of the folder it was found in (or round in a circle)."""
+        return self.top is not None and not _within(self.path, self.top)
+
+
+def find(given: Sequence[str], suffixes: Sequence[str]) -> tuple[Path, list[Found]]:
+    """The folder that holds them all, and the files, sorted by name.
+
+    Folders give the files whose lower-case name ends in one of `suffixes`, before .gz or .zst; a link to a folder
+    elsewhere is given instead of being followed. Raises DataError for what does not exist and where nothing is found.
+    """
+    found: dict[Path, Path | None] = {}
+    tops: list[Path] = []
+    inside: Iterator[Path]
+    for one in given:
+        path = Path(os.path.abspath(os.path.expanduser(one)))
+        if path.is_dir():
+            tops.append(path)
+            inside = _walk(path, suffixes)
+        elif os.path.lexists(path):
+            tops.append(path.parent)
+            found[path] = None
+            continue
+        elif glob.has_magic(one):
+            literal = min(i for c in "*?[" if (i := str(path).find(c)) >= 0)
+            tops.append(Path(os.path.dirname(str(path)[:literal])))
+            matches = map(Path, glob.glob(str(path), recursive=True))
+            inside = (m for m in matches if not m.is_dir())
+        else:
+            raise _missing(path)
+        for match in inside:
+            found.setdefault(match, tops[-1])
+    if not found:
+        raise _nothing(given, tops)
+    root = Path(os.path.commonpath(tops))
+    return root, sorted(Found(_name(path.relative_to(root)), path, top) for path, top in found.items())
+
+
+def uncompressed(name: str) -> str:
+    """A lower-case file name without the suffix of its compression."""
+    return name.removesuffix(".gz").removesuffix(".zst")
+
+
+def _walk(top: Path, suffixes: Sequence[str]) -> Iterator[Path]:
+    for folder, folders, files in os.walk(top):
+        folders[:] = [f for f in folders if not f.startswith(".") and f != "__pycache__"]
+        for name in files:
+            endings = (name.lower(), uncompressed(name.lower()))
+            if not name.startswith(".") and any(n.endswith(s) for n in endings for s in suffixes):
+                yield Path(folder, name)
+        for name in folders:
+            link = Path(folder, name)
+            if link.is_symlink() and not _within(link, top):
+                yield link  # os.walk does not follow it; whoever reads reports it
+
+
+def _within(path: Path, top: Path) -> bool:
+    """Whether a path lies in a folder once links are followed (realpath, which bears with loops of links)."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(top))
+
+
+def _name(path: Path) -> str:
+    """A relative path as text; bytes of a file name that are not UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _missing(path: Path) -> DataError:
+    lost = path
+    while not lost.parent.is_dir():
+        lost = lost.parent
+    here = sorted(p.name for p in lost.parent.iterdir() if not p.name.startswith("."))
+    fix = nearest(lost.name, here) if len(here) <= 12 or difflib.get_close_matches(lost.name, here, cutoff=0.5) else ""
+    return DataError("there is no such file or folder.", where=str(path), fix=fix)
+
+
+def _nothing(given: Sequence[str], tops: list[Path]) -> DataError:
+    files = (f for top in tops for _, _, names in os.walk(top) for f in names)
+    there = Counter(Path(f).suffix.lower() or f for f in files)
+    seen = ", ".join(f"{suffix} ({n:,})" for suffix, n in there.most_common(5))
+    pattern = all(map(glob.has_magic, given))
+    what = "no file matches this pattern" if pattern else "no file here has a suffix that is read"
+    return DataError(
+        f"{what}; there are {seen}." if seen else "there are no files here.",
+        where=", ".join(given),
+        fix="Name the files or a pattern, or add their suffix to `suffixes`." if seen and not pattern else "",
+    )
