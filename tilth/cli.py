@@ -185,12 +185,13 @@ def report(run: RunPath, json_output: Json = False) -> Any:
 def import_(
     hf_dir: Annotated[Path, typer.Argument(help="Hugging Face directory.")],
     run_dir: Annotated[Path, typer.Argument(help="New run directory.")],
+    ignore: Annotated[list[str] | None, typer.Option(help="A config.json field to pass over, though unknown.")] = None,
     json_output: Json = False,
 ) -> Any:
     """Bring a Hugging Face checkpoint into a run directory, with a base.yaml to extend for further training."""
     from tilth import job
 
-    data = job.import_hf(hf_dir, run_dir)
+    data = job.import_hf(hf_dir, run_dir, ignore=ignore or ())
     if not json_output:
         print(f"{run_dir}: {data['parameters']:,} parameters; go on with `extends: {data['base']}`.")
     return data

@@ -12,6 +12,7 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -175,7 +176,7 @@ def evaluate(
     return result
 
 
-def import_hf(hf_dir: str | Path, run_dir: str | Path) -> dict[str, Any]:
+def import_hf(hf_dir: str | Path, run_dir: str | Path, ignore: Sequence[str] = ()) -> dict[str, Any]:
     """Bring a Hugging Face checkpoint into a new run directory, with a `base.yaml` a recipe can extend.
 
     Raises RunInUse if the directory holds a run already.
@@ -183,7 +184,7 @@ def import_hf(hf_dir: str | Path, run_dir: str | Path) -> dict[str, Any]:
     target = RunDir(run_dir)
     if (target / "model").exists() or target.recipe.exists():
         raise RunInUse("there is a run in this directory already.", where=str(target.path), fix="Name a new one.")
-    config, model, tokenizer_dir = hf.import_hf(Path(hf_dir))
+    config, model, tokenizer_dir = hf.import_hf(Path(hf_dir), ignore=tuple(ignore))
     tokenizer = Tokenizer.load(tokenizer_dir)
     tokenizer.save(target.tokenizer)
     io.save_model(target / "model", config, model, model.vocab_size, model.max_sequence)
