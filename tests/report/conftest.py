@@ -129,14 +129,15 @@ def make_run(path: Path, steps: int = 1200, second: int = 300) -> Path:
         "code": {
             "in": 1742, "kept": 1568, "kept_bytes": 21_400_000, "dropped": {"exact duplicate": 61, "near duplicate (0.87)": 80, "too short": 31},
             "quarantined": {"not UTF-8": 2}, "held_out": {"documents": 31, "bytes": 402_000}, "tokens_train": 6_020_000, "tokens_held_out": 118_000,
-            "examples": {
-                "too short": [{"path": "ctypes/macholib/__init__.py", "text": "__version__ = '1.0'\n"}, {"path": "hostile", "text": HOSTILE}],
-                "near duplicate (0.87)": [{"path": "encodings/cp1250.py", "text": "\"\"\" Python Character Mapping Codec cp1250 generated from 'MAPPINGS/VENDORS/MICSFT/WINDOWS/CP1250.TXT' with gencodec.py.\n\"\"\"\nimport codecs\n\n### Codec APIs\n"}],
-            },
+            "examples": [
+                {"reason": "too short", "path": "ctypes/macholib/__init__.py", "text": "__version__ = '1.0'\n"},
+                {"reason": "too short", "path": "hostile", "text": HOSTILE},
+                {"reason": "near duplicate (0.87)", "path": "encodings/cp1250.py", "text": "\"\"\" Python Character Mapping Codec cp1250 generated from 'MAPPINGS/VENDORS/MICSFT/WINDOWS/CP1250.TXT' with gencodec.py.\n\"\"\"\nimport codecs\n\n### Codec APIs\n"},
+            ],
         },
         "prose": {
             "in": 9310, "kept": 9121, "kept_bytes": 6_900_000, "dropped": {"exact duplicate": 140, "mostly symbols": 49},
-            "quarantined": {}, "held_out": {"documents": 182, "bytes": 139_000}, "tokens_train": 1_690_000, "tokens_held_out": 34_000, "examples": {},
+            "quarantined": {}, "held_out": {"documents": 182, "bytes": 139_000}, "tokens_train": 1_690_000, "tokens_held_out": 34_000, "examples": [],
         },
     }  # fmt: skip
 

@@ -38,25 +38,29 @@ def headline(files: Files) -> View:
     size = words.count(mapping(files.plan.get("parameters")).get("total"))
     tokens = trained_tokens(files) or number(files.plan.get("tokens"))
     domains = [visible(n) for n in mapping(files.data.get("sources"))]
-    about = f"A language model of {size} parameters" if size != "–" else "A language model"
     init = text(files.recipe.get("init"))
-    verb = {"running": "being trained", "failed": "whose training failed", "interrupted": "whose training was stopped"}
-    title = f"{about}, {verb.get(state, 'trained')}"
-    if init:
-        title += f" onwards from {init}"
-    if tokens:
-        title += f", on {words.count(tokens)} tokens"
-    if domains:
-        title += f"{' of' if tokens else ' on'} {words.several(domains)}"
-    seconds = wall_seconds(files)
-    if seconds and state == "done":
-        title += f", in {words.duration(seconds)}"
+    text_of = (f"{words.count(tokens)} tokens" if tokens else "text") + (
+        f" of {words.several(domains)}" if domains else ""
+    )
+    done = {
+        "running": f"being trained, so far on {text_of}",
+        "failed": f"whose training failed after {text_of}",
+        "interrupted": f"whose training was stopped after {text_of}",
+    }.get(state, f"trained on {text_of}")
+    seconds = wall_seconds(files) if state == "done" else None
+    title = (
+        f"A language model{f' of {size} parameters' if size != '–' else ''}{f' that began as {init}' if init else ''}"
+    )
+    title += f", {done}{f', in {words.duration(seconds)}' if seconds else ''}."
+    measured = [e for e in files.events if e.get("event") == "eval" and ints(e.get("bits_per_byte"))]
+    last = measured[-1] if measured else {}
     return {
         "name": text(files.recipe.get("name")) or files.name,
-        "title": title.replace(", trained, on", ", trained on") + ".",
+        "title": title,
         "state": state,
         "error": text(files.status.get("error")),
         "results": [result_sentence(d) for d in scores(files)],
+        "so_far": (words.count(last.get("global_step")), brief(last["bits_per_byte"])) if last else None,
         "when": when(files),
         "figures": figures(files),
     }
@@ -120,7 +124,7 @@ def asked(files: Files) -> View:
     return {
         "model": technique(recipe.get("model"), "model", files),
         "tokenizer": technique(recipe.get("tokenizer"), "tokenizer", files),
-        "parameters": sorted(ints(files.plan.get("parameters")).items(), key=lambda kv: (kv[0] != "total", -kv[1])),
+        "parameters": parameters(files),
         "sources": [(text(n), technique(s, f"corpus.sources.{n}", files)) for n, s in _corpus(recipe, "sources")],
         "curate": [technique(s, f"corpus.curate.{i}", files) for i, s in _corpus(recipe, "curate")],
         "stages": [stage(s, i, files) for i, s in enumerate(rows(recipe.get("stages")))],
@@ -133,6 +137,14 @@ def asked(files: Files) -> View:
     }
 
 
+def parameters(files: Files) -> list[tuple[str, float]]:
+    """Parameters by kind, largest first; the total, and how many of them enter matrix products, last."""
+    kinds = {k: n for k, n in ints(files.plan.get("parameters")).items() if n}
+    sums = [(k, kinds.pop(k)) for k in ("total", "matmul") if k in kinds]
+    names = {"total": "all", "matmul": "of these in matrix products"}
+    return [*sorted(kinds.items(), key=lambda kv: -kv[1]), *((names[k], n) for k, n in sums)]
+
+
 def _corpus(recipe: View, part: str) -> list[tuple[Any, Any]]:
     value = mapping(recipe.get("corpus")).get(part)
     return list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
@@ -141,10 +153,13 @@ def _corpus(recipe: View, part: str) -> list[tuple[Any, Any]]:
 def technique(value: Any, path: str, files: Files) -> View:
     """A technique's name and those of its fields that somebody set (and its learning rate, set or not)."""
     config = mapping(value)
+    given = {
+        k.removeprefix(f"{path}.").partition(".")[0]
+        for k, o in files.origins.items()
+        if k.startswith(f"{path}.") and o != "default"
+    }
     chosen = [
-        (visible(k), text(v))
-        for k, v in config.items()
-        if k != "use" and v is not None and (k == "lr" or files.origins.get(f"{path}.{k}", "default") != "default")
+        (visible(k), brief(v)) for k, v in config.items() if k != "use" and v is not None and (k == "lr" or k in given)
     ]
     return {"use": text(config.get("use")), "set": chosen}
 
@@ -209,7 +224,9 @@ def source(name: str, counts: View, per_token: dict[str, float]) -> View:
     """One domain's ledger: what came in, what stayed, and every reason for what did not."""
     came, kept = number(counts.get("in")) or 0, number(counts.get("kept")) or 0
     reasons = []
-    examples = {visible(r): rows(es) for r, es in mapping(counts.get("examples")).items()}
+    examples: dict[str, list[View]] = {}
+    for example in rows(counts.get("examples")):
+        examples.setdefault(text(example.get("reason")), []).append(example)
     held_out = mapping(counts.get("held_out"))
     for kind in ("dropped", "quarantined"):
         for reason, n in sorted(ints(counts.get(kind)).items(), key=lambda kv: -kv[1]):

@@ -65,7 +65,7 @@ def _where(row: Mapping[str, Any]) -> str:
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:
-    wait = words.duration(row.get("data_wait_seconds"))
+    wait = number(row.get("data_wait_seconds"))
     lr = number(row.get("lr"))
     return [
         f"loss {_fixed(row.get('loss'), 4)}",
@@ -75,7 +75,7 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
         f"{words.count(_whole(row.get('tokens_per_second')))} tok/s",
         f"{words.si(row.get('flops_per_second'), 'FLOP/s')} ({words.percent(row.get('utilization'))})",
         f"mem {words.memory(row.get('peak_memory_bytes'))}",
-        f"wait {wait}",
+        f"wait {words.duration(round(wait, 4))}" if wait is not None else "wait –",
     ]
 
 

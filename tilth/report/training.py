@@ -163,7 +163,7 @@ def digest(steps: list[View], smoothed: list[float | None]) -> list[View]:
             "step": words.count(steps[i]["global_step"]),
             "loss": _fixed(smoothed[i]),
             "grad_norm": _fixed(number(steps[i].get("grad_norm"))),
-            "lr": text(number(steps[i].get("lr"))),
+            "lr": "–" if (lr := number(steps[i].get("lr"))) is None else f"{lr:.3g}",
             "speed": words.count(steps[i].get("tokens_per_second")),
         }
         for i in picks
