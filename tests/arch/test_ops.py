@@ -34,13 +34,21 @@ def grads(function, inputs, upstream=None):
     return [out, *torch.autograd.grad(out, leaves, seed)]
 
 
-def compare(function, definition, inputs, upstream=None, tolerance=0.01):
-    """``function`` at ``inputs`` against the definition in float64 at the same values, gradients too."""
+def compare(function, definition, inputs, upstream=None, tolerance=0.01, plain=None):
+    """``function`` at ``inputs`` against the definition in float64 at the same values, gradients too.
+
+    With ``plain``, its own error at the inputs is allowed as well: where softmax saturates, a gradient is the small
+    difference of numbers that were rounded to bfloat16, for any implementation.
+    """
     got = grads(function, inputs, upstream)
     want = grads(definition, [x.double() for x in inputs], upstream)
-    for index, (g, w) in enumerate(zip(got, want, strict=True)):
+    allowed = [tolerance] * len(got)
+    if plain:
+        usual = grads(plain, inputs, upstream)
+        allowed = [max(tolerance, 1.5 * error(u, w)) for u, w in zip(usual, want, strict=True)]
+    for index, (g, w, limit) in enumerate(zip(got, want, allowed, strict=True)):
         assert g.shape == w.shape
-        assert error(g, w) < tolerance, f"result {index}"
+        assert error(g, w) < limit, f"result {index}"
     for g, x in zip(got[1:], inputs, strict=True):
         assert g.dtype == x.dtype  # float32 masters receive float32 gradients
 
@@ -116,20 +124,22 @@ def test_native_attention(length, groups, size, window, softcap, scale, starts, 
     options = {"window": window, "softcap": softcap, "scale": scale}
     upstream = randn(2, length, heads, size, seed=9)
     q, k, v = (randn(2, length, n, size, seed=i) for i, n in enumerate((heads, kv, kv)))
-    compare(
-        lambda *a: ops.attention(*a, positions, **options),
-        lambda *a: ops.attention_plain(*a, positions, **options),
-        (q, k, v),
-        upstream,
-        tolerance=0.015,
-    )
+
+    def plain(*a):
+        return ops.attention_plain(*a, positions, **options)
+
+    compare(lambda *a: ops.attention(*a, positions, **options), plain, (q, k, v), upstream, plain=plain)
     cos, sin = rope_tables(length, size) if rotated else (None, None)
+
+    def plain_qkv(x):
+        return ops.qkv_attention_plain(x, heads, kv, cos, sin, positions, **options)
+
     compare(
         lambda x: ops.qkv_attention(x, heads, kv, cos, sin, positions, **options),
-        lambda x: ops.qkv_attention_plain(x, heads, kv, cos, sin, positions, **options),
+        plain_qkv,
         (torch.cat((q, k, v), dim=2).flatten(2),),
         upstream.flatten(2),
-        tolerance=0.015,
+        plain=plain_qkv,
     )
 
 
@@ -385,3 +395,20 @@ def test_nothing_is_logged_when_on(caplog):
     with caplog.at_level(logging.WARNING):
         assert native.available()
     assert not caplog.records
+
+
+@needs_native
+def test_second_derivatives_are_refused_not_wrong():
+    x = randn(4, 32).requires_grad_()
+    (dx,) = torch.autograd.grad(ops.rms_norm(x, None, 1e-5).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError):
+        dx.sum().backward()
+
+
+def test_ops_trace_under_compile():
+    def step(x, w):
+        return ops.swiglu(*ops.linear_cat(ops.rms_norm(x, None, 1e-5), [w, w]).chunk(2, -1))
+
+    compiled = torch.compile(step, backend="eager", fullgraph=True)
+    x, w = randn(4, 32), randn(16, 32, dtype=torch.float32)
+    assert error(compiled(x, w), step(x, w)) < 0.02

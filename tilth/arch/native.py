@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 log = logging.getLogger(__name__)
 
@@ -155,13 +156,21 @@ def _ptr(t: Tensor | None) -> int | None:
 
 
 def handles(*tensors: Tensor | None) -> bool:
-    """Whether these activations are the kernels' to take: bfloat16 on the CPU, kernels loaded."""
-    return all(t is None or (t.dtype == torch.bfloat16 and t.device.type == "cpu") for t in tensors) and available()
+    """Whether these activations are the kernels' to take: bfloat16 on the CPU, kernels loaded.
+
+    Not while torch.compile traces: it cannot see into the kernels, and fuses the plain definitions itself.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and all(t is None or (t.dtype == torch.bfloat16 and t.device.type == "cpu") for t in tensors)
+        and available()
+    )
 
 
 def takes(*masters: Tensor | None) -> bool:
-    """Whether these masters and tables are float32 on the CPU, kernels loaded."""
-    return all(t is None or (t.dtype == torch.float32 and t.device.type == "cpu") for t in masters) and available()
+    """Whether these masters and tables are the kernels' to read: dense float32 on the CPU, kernels loaded."""
+    fit = all(t is None or (t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous()) for t in masters)
+    return fit and not torch.compiler.is_compiling() and available()
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -209,6 +218,7 @@ class Linear(torch.autograd.Function):
         return torch.nn.functional.linear(x, narrow)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy):
         x, narrow, *weights = ctx.saved_tensors
         dy2 = dy.flatten(0, -2)
@@ -233,6 +243,7 @@ class GluMlp(torch.autograd.Function):
         return (hidden @ down_w.T).view(x.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy):
         x, both, both_w, down_w, gate, up, down = ctx.saved_tensors
         size = gate.shape[0]
@@ -271,6 +282,7 @@ class RmsNorm(torch.autograd.Function):
         return (total, y) if ctx.added else y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *grads):
         total, weight, rstd = ctx.saved_tensors
         ds, dy = grads if ctx.added else (None, grads[0])
@@ -318,6 +330,7 @@ class Activation(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy):
         x, up = ctx.saved_tensors
         dx, dup = torch.empty_like(x), None if up is None else torch.empty_like(up)
@@ -349,6 +362,7 @@ class Embedding(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dout):
         (tokens,) = ctx.saved_tensors
         dout = dout.contiguous()
@@ -363,6 +377,7 @@ def cross_entropy_rows(
 ) -> Tensor:
     """Loss of each row of ``logits [n, V]`` as float32 ``[n]``; with want_grad the logits become their gradient."""
     rows, vocab = logits.shape
+    targets = targets.contiguous()
     loss = torch.empty(rows, dtype=torch.float32)
     _library().cross_entropy_rows(
         *map(_ptr, (logits, targets, loss)), softcap or 0.0, z_loss, ignore, int(want_grad), rows, vocab
@@ -405,6 +420,7 @@ class Attention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dout):
         q, k, v, out, lse = ctx.saved_tensors
         dout = dout.contiguous()
@@ -432,6 +448,7 @@ class QkvAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dout):
         qkv, out, lse = ctx.saved_tensors
         dout, dqkv = dout.contiguous(), torch.empty_like(qkv)

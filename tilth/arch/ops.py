@@ -332,7 +332,7 @@ def linear_cross_entropy(
     ``nll + z_loss * logsumexp^2`` (differentiable), count the int64 number of counted rows.
     Gradients are formed chunk by chunk in the forward pass, and only when something asks for them.
     """
-    if hidden.device.type == "cpu":
+    if hidden.device.type == "cpu" and not torch.compiler.is_compiling():
         native.check_range(targets[targets != IGNORE], weight.shape[0], "target")
     return _LinearCrossEntropy.apply(hidden, weight, bias, targets, softcap, z_loss, torch.is_grad_enabled())
 
