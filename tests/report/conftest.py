@@ -170,8 +170,8 @@ def make_run(path: Path, steps: int = 1200, second: int = 300) -> Path:
             }},
             "minimal_pairs": {"accuracy": 0.617, "n": 6700, "interval": [0.605, 0.629], "fields": {
                 "morphology": {"accuracy": 0.71, "n": 1900, "interval": [0.69, 0.73]}, "syntax": {"accuracy": 0.59, "n": 2600, "interval": [0.571, 0.609]},
-                "semantics": {"accuracy": 0.49, "n": 900, "interval": [0.458, 0.523]}, "syntax_semantics": 0.62,
-            }},
+                "semantics": {"accuracy": 0.49, "n": 900, "interval": [0.458, 0.523]}, "syntax_semantics": {"accuracy": 0.62, "n": 1300},
+            }, "made_from": "held-out documents, by rule", "paradigms": {"prose: article": {"accuracy": 0.77, "n": 100, "interval": [0.68, 0.84]}}},
         },
         "samples.json": [{"prompt": "def ", "text": "set_option" + code}, {"prompt": "The purpose of this module is", "text": " to provide a simple interface to the standard output of the process.\n\nThe class can be used as a context manager: the file is closed at the end of the block." + HOSTILE}],
         "status.json": {"status": "done", "seconds": 271.9, "wall_seconds": 344.0, "steps": steps + second, "peak_memory_bytes": 1_481_500_000, "command": "tilth run recipes/first.yaml model.width=256 optim.lr=0.006", "time": clock},

@@ -88,6 +88,7 @@ def test_a_model_that_loses_is_said_to_lose(run: Path, tmp_path: Path) -> None:
     (copy / "eval.json").write_text(json.dumps(found))
     said = squeezed(outline(page.render(copy)).text)
     assert "Held-out code costs 2.597 bits per byte, 50 % more than the best baseline" in said
+    assert "(1.731); it beats guessing bytes evenly and byte frequencies." in said
 
 
 def test_sections_come_in_order_and_hold_the_numbers(html: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from tilth.core.text import visible
 
 from . import words
-from .files import Files, flat, ints, mapping
+from .files import Files, flat, ints, mapping, text
 from .words import number
 
 View = dict[str, Any]
@@ -24,7 +24,7 @@ BASELINES = {
 
 def scores(files: Files) -> list[View]:
     """Bits per byte of each domain beside its baselines, worst first."""
-    out = []
+    out: list[View] = []
     found = mapping(files.evaluation.get("bits_per_byte"))
     order = number(found.get("ngram_order"))
     for name, value in mapping(found.get("domains")).items():
@@ -32,9 +32,11 @@ def scores(files: Files) -> list[View]:
         if bits is None:
             continue
         names = BASELINES | ({"ngram": f"byte {order:.0f}-gram"} if order else {})
-        rivals = [{"name": names.get(k, k), "bits": b} for k, b in ints(mapping(value).get("baselines")).items()]
+        rivals: list[View] = [
+            {"name": names.get(k, k), "bits": b} for k, b in ints(mapping(value).get("baselines")).items()
+        ]
         error = number(mapping(value).get("stderr"))
-        bars = [*({**r, "model": False, "stderr": None} for r in rivals)]
+        bars: list[View] = [{**r, "model": False, "stderr": None} for r in rivals]
         bars.append({"name": "this model", "bits": bits, "model": True, "stderr": error})
         out.append(
             {
@@ -42,6 +44,7 @@ def scores(files: Files) -> list[View]:
                 "bits": bits,
                 "stderr": error,
                 "best": min(rivals, key=lambda r: r["bits"], default=None),
+                "beaten": [r["name"] for r in rivals if r["bits"] > bits],
                 "bars": sorted(bars, key=lambda b: -b["bits"]),
                 "lossless": mapping(value).get("lossless") is not False,
                 "documents": words.count(mapping(value).get("documents")),
@@ -55,29 +58,29 @@ def scores(files: Files) -> list[View]:
 
 
 def pairs(files: Files) -> View | None:
-    """Minimal pairs: accuracy with its interval, by field of grammar."""
+    """Minimal pairs: accuracy with its interval, by field and by paradigm."""
     found = mapping(files.evaluation.get("minimal_pairs"))
     accuracy = number(found.get("accuracy"))
     if accuracy is None:
         return None
-    fields = []
-    for name, value in mapping(found.get("fields")).items():
-        share = number(value) if not isinstance(value, dict) else number(value.get("accuracy"))
-        if share is not None:
-            fields.append(
-                {
-                    "name": visible(name).replace("_", " "),
-                    "share": share,
-                    "n": words.count(mapping(value).get("n")),
-                    "interval": _interval(mapping(value).get("interval")),
-                }
-            )
     return {
         "share": accuracy,
         "n": words.count(found.get("n")),
         "interval": _interval(found.get("interval")),
-        "fields": sorted(fields, key=lambda f: -f["share"]),
+        "made_from": text(found.get("made_from")),
+        "fields": _groups(found.get("fields")),
+        "paradigms": _groups(found.get("paradigms")),
     }
+
+
+def _groups(value: Any) -> list[View]:
+    """Accuracy of each group of pairs, best first."""
+    out = []
+    for name, group in mapping(value).items():
+        if (share := number(mapping(group).get("accuracy"))) is not None:
+            interval = _interval(mapping(group).get("interval"))
+            out.append({"name": visible(name).replace("_", " "), "share": share, "interval": interval})
+    return sorted(out, key=lambda g: -g["share"])
 
 
 def _interval(value: Any) -> list[float] | None:

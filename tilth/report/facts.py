@@ -79,6 +79,7 @@ def result_sentence(domain: View) -> View:
         "by": words.percent(abs(gain)),
         "best": best["name"],
         "best_bits": best["bits"],
+        "beaten": words.several(domain["beaten"]),
     }
 
 
@@ -337,17 +338,16 @@ def compare(what: str, predicted: Any, measured: Any, write: Any, past: Any = No
     p, m = number(predicted), number(measured)
     if p is None and m is None:
         return None
-    both = p is not None and m is not None and p > 0
+    off = "–"
+    if p and m is not None:
+        gap = round(100 * (m / p - 1))
+        off = f"{gap:+} %".replace("-", "−") if gap else "0 %"
     top = max(p or 0.0, m or 0.0) or 1.0
     return {
         "what": what,
         "predicted": write(p),
         "measured": write(m),
-        "error": f"{100 * (m / p - 1):+.0f} %".replace("-", "−")
-        if both and round(100 * (m / p - 1))
-        else "0 %"
-        if both
-        else "–",
+        "error": off,
         "past": words.percent(past) if number(past) is not None else "",
         "p": (p or 0.0) / top,
         "m": (m or 0.0) / top,
