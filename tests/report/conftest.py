@@ -143,7 +143,7 @@ def make_run(path: Path, steps: int = 1200, second: int = 300) -> Path:
 
     def spent(tokens: int, share: float) -> list[dict[str, Any]]:
         return [
-            {"source": n, "tokens": has, "share": w, "planned_tokens": int(tokens * w), "epochs": tokens * w / has}
+            {"source": n, "weight": w, "tokens": int(tokens * w), "epochs": tokens * w / has}
             for n, w, has in (("code", share, 6_020_000), ("prose", 1 - share, 1_690_000))
         ]
 

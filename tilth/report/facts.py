@@ -261,7 +261,7 @@ def source(name: str, counts: View, per_token: dict[str, float]) -> View:
 
 
 def passes(stage: View) -> list[View]:
-    """Tokens and epochs of each source in one stage, planned and realised (rows of `Sampler.plan`)."""
+    """Tokens and epochs of each source in one stage, planned and realised."""
     made = {str(r.get("source")): r for r in rows(stage.get("realised"))}
     out = []
     for plan in rows(stage.get("plan")):
@@ -270,9 +270,9 @@ def passes(stage: View) -> list[View]:
             {
                 "stage": text(stage.get("name")),
                 "source": text(plan.get("source")),
-                "share": words.percent(plan.get("share")),
-                "tokens": words.count(plan.get("planned_tokens")),
-                "made_tokens": words.count(real.get("planned_tokens")),
+                "share": words.percent(plan.get("weight")),
+                "tokens": words.count(plan.get("tokens")),
+                "made_tokens": words.count(real.get("tokens")),
                 "epochs": _epochs(plan.get("epochs")),
                 "made_epochs": _epochs(real.get("epochs")),
             }
