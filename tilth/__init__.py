@@ -2,13 +2,14 @@
 
 from typing import Any
 
-__version__ = "0.1.0"
-__all__ = ["load", "run"]
+from tilth.core.version import VERSION as __version__
+
+__all__ = ["__version__", "load", "run"]
 
 
 def __getattr__(name: str) -> Any:
     """`tilth.run` and `tilth.load`, imported on first use so that `import tilth` costs nothing."""
-    if name in __all__:
+    if name in ("load", "run"):
         from tilth import job
 
         return getattr(job, name)

@@ -140,12 +140,11 @@ def generate(
     from tilth.core.text import visible
 
     speaker = job.load(model)
+    stream = speaker.stream(prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
     pieces = []
     if not json_output:
         print(visible(prompt), end="", flush=True)
-    for piece in speaker.stream(
-        prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
-    ):
+    for piece in stream:
         pieces.append(piece)
         if not json_output:
             print(visible(piece), end="", flush=True)

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 import yaml
 
-from tilth import __version__
 from tilth.arch import hf, io
 from tilth.core import recipe as recipes
 from tilth.core.errors import CheckpointError, DataError, RecipeError, RunInUse, TilthError
@@ -29,6 +28,7 @@ from tilth.core.hashing import content_hash, file_hash
 from tilth.core.recipe import Recipe, Resolved
 from tilth.core.rundir import RunDir, read_json, read_rows, require_run, write_json, write_whole
 from tilth.core.technique import dump
+from tilth.core.version import VERSION
 from tilth.data.corpus import Documents
 from tilth.data.corpus import prepare as prepare_documents
 from tilth.data.store import TokenStore, write_stores
@@ -396,6 +396,7 @@ class _Job:
     def _after_training(self) -> None:
         weights = file_hash(self.dir / "model" / "model.safetensors")
         speaker = load(self.dir.path)
+        speaker.model.to_compute(torch.bfloat16 if self.recipe.precision == "bf16" else torch.float32)
         recipe = self.recipe.to_dict()
         with self._cached("eval.json", [weights, recipe["eval"]["tasks"], self.prepared.documents.key]) as todo:
             if todo:
@@ -454,7 +455,7 @@ def versions() -> dict[str, str]:
     )
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
-        "tilth": __version__,
+        "tilth": VERSION,
         "python": platform.python_version(),
         **libraries,
         "platform": platform.platform(),

@@ -1,4 +1,4 @@
-"""The house rules that a machine can hold: techniques do not know each other, nothing reads pickles, the loop is short."""
+"""The house rules a machine can hold: techniques do not know each other, nothing reads pickles, the loop is short."""
 
 from __future__ import annotations
 

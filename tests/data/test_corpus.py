@@ -140,33 +140,47 @@ KEPT = st.dictionaries(
 
 @given(kept=KEPT, fraction=st.sampled_from([0.0, 0.01, 0.2, 0.9]), max_bytes=st.sampled_from([0, 60, 10_000]))
 def test_the_split_never_leaks_and_keeps_to_its_bounds(kept, fraction, max_bytes):
-    kept = {s: [(text_key(str(k)), n) for k, n in rows] for s, rows in kept.items()}
+    kept = {s: [(text_key(str(k)), n, "") for k, n in rows] for s, rows in kept.items()}
     chosen = hold_out(kept, Holdout(fraction=fraction, max_bytes=max_bytes))
     sides: dict[bytes, set[bool]] = {}
     for source, rows in kept.items():
         mask = chosen[source].tolist()
         assert len(mask) == len(rows) and not all(mask)
-        assert sum(n for (_, n), held in zip(rows, mask, strict=True) if held) <= max_bytes
+        assert sum(n for (_, n, _), held in zip(rows, mask, strict=True) if held) <= max_bytes
         if not fraction:
             assert not any(mask)
-        for (key, _), held in zip(rows, mask, strict=True):
+        for (key, _, _), held in zip(rows, mask, strict=True):
             sides.setdefault(key, set()).add(held)
-        own = {k for k, _ in rows} - {k for s, r in kept.items() if s != source for k, _ in r}
-        if fraction and max_bytes == 10_000 and own and len({k for k, _ in rows}) > 1:
+        own = {k for k, _, _ in rows} - {k for s, r in kept.items() if s != source for k, _, _ in r}
+        if fraction and max_bytes == 10_000 and own and len({k for k, _, _ in rows}) > 1:
             assert any(mask)
-            groups = Counter(k for k, _ in rows)
+            groups = Counter(k for k, _, _ in rows)
             largest = max(groups.values())
             assert sum(mask) < max(1, round(fraction * len(rows))) + largest
     assert all(len(s) == 1 for s in sides.values())
 
 
+def test_what_two_sources_made_of_one_file_is_never_parted():
+    code = [(text_key(f"code {i}"), 10, f"m{i}.py") for i in range(100)]
+    prose = [(text_key(f"prose {i}"), 10, f"m{i}.py") for i in range(0, 100, 2)]
+    lines = [(text_key(f"line {i}"), 10, "all.jsonl") for i in range(100)]  # one file of many documents: no link
+    masks = hold_out({"code": code, "prose": prose, "lines": lines}, Holdout(fraction=0.1, max_bytes=10**6))
+    held = {
+        s: {path for (_, _, path), m in zip(rows, masks[s], strict=True) if m}
+        for s, rows in {"code": code, "prose": prose}.items()
+    }
+    both = {path for _, _, path in prose}
+    assert held["code"] & both == held["prose"]
+    assert masks["code"].sum() >= 10 and masks["prose"].sum() >= 5 and masks["lines"].sum() == 10
+
+
 def test_documents_with_the_smallest_hashes_are_held_out():
-    rows = [(text_key(str(i)), 10) for i in range(200)]
+    rows = [(text_key(str(i)), 10, "") for i in range(200)]
     mask = hold_out({"a": rows}, Holdout(fraction=0.1, max_bytes=10**6))["a"]
-    assert {k for (k, _), held in zip(rows, mask, strict=True) if held} == set(sorted(k for k, _ in rows)[:20])
+    assert {k for (k, _, _), held in zip(rows, mask, strict=True) if held} == set(sorted(k for k, _, _ in rows)[:20])
     few = hold_out({"a": rows}, Holdout(fraction=0.1, max_bytes=45))["a"]
-    assert {k for (k, _), held in zip(rows, few, strict=True) if held} == set(sorted(k for k, _ in rows)[:4])
-    more = hold_out({"a": [*rows, (text_key("new"), 10)]}, Holdout(fraction=0.1, max_bytes=10**6))["a"]
+    assert {k for (k, _, _), held in zip(rows, few, strict=True) if held} == set(sorted(k for k, _, _ in rows)[:4])
+    more = hold_out({"a": [*rows, (text_key("new"), 10, "")]}, Holdout(fraction=0.1, max_bytes=10**6))["a"]
     assert (more[:-1] != mask).sum() <= 1  # a document more moves at most one across
 
 

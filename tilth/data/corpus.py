@@ -188,7 +188,7 @@ class _Writer:
 def _build(corpus: Corpus, aside: Path, key: str) -> None:
     """Read and judge every source, then split. Two passes: what is held out depends on all that was kept."""
     steps = [step.build() for step in corpus.curate]  # type: ignore[attr-defined]
-    kept: dict[str, list[tuple[bytes, int]]] = {}
+    kept: dict[str, list[tuple[bytes, int, str]]] = {}
     with Ledger(aside / "quarantine.jsonl", corpus.on_error) as ledger:
         for name, source in corpus.sources.items():
             kept[name] = []
@@ -199,7 +199,7 @@ def _build(corpus: Corpus, aside: Path, key: str) -> None:
                     batch = judge(batch, steps, ledger, name)
                     texts = batch.column("text").to_pylist()
                     sizes = [len(t.encode()) for t in texts]
-                    kept[name] += zip(map(text_key, texts), sizes, strict=True)
+                    kept[name] += zip(map(text_key, texts), sizes, batch.column("path").to_pylist(), strict=True)
                     ledger.keep(name, batch.num_rows, sum(sizes))
                     writer.write(batch)
             if not kept[name]:
@@ -229,35 +229,57 @@ def judge(batch: pa.RecordBatch, steps: list[Any], ledger: Ledger, source: str) 
     return batch
 
 
-def hold_out(kept: dict[str, list[tuple[bytes, int]]], holdout: Holdout) -> dict[str, np.ndarray]:
+def hold_out(kept: dict[str, list[tuple[bytes, int, str]]], holdout: Holdout) -> dict[str, np.ndarray]:
     """Choose held-out documents per source: those whose text hashes smallest, a set that hardly moves when documents
-    are added. `kept` maps a source to (text_key, bytes) per document; returns bool [documents] per source.
+    are added. `kept` maps a source to (text_key, bytes, path) per document; returns bool [documents] per source.
 
-    Equal texts go to one side together: copies within a source are chosen together, a text that stands in several
-    sources is never chosen. Some text always stays for training; the share is at least one document where two differ.
+    What belongs together goes to one side together: equal texts, and the documents that several sources made of one
+    file (the code and the prose of a module). A text that stands in several sources is never chosen. Some text always
+    stays for training; the share is at least one document where two differ.
     """
-    sources_with = Counter(k for documents in kept.values() for k in {k for k, _ in documents})
-    chosen: dict[str, np.ndarray] = {}
+    sources_with = Counter(k for documents in kept.values() for k in {k for k, _, _ in documents})
+    masks = {source: np.zeros(len(documents), dtype=bool) for source, documents in kept.items()}
+    want = {s: max(1, round(holdout.fraction * len(d))) if holdout.fraction else 0 for s, d in kept.items()}
+    room = dict.fromkeys(kept, holdout.max_bytes)
+    groups = _groups(kept)
+    untouched = Counter(source for members in groups.values() for source in members)
+    for _, members in sorted(groups.items()):
+        size = {s: sum(kept[s][i][1] for i in rows) for s, rows in members.items()}
+        shared = any(sources_with[kept[s][i][0]] > 1 for s, rows in members.items() for i in rows)
+        wanted = any(masks[s].sum() < want[s] for s in members)
+        if wanted and not shared and all(size[s] <= room[s] and untouched[s] > 1 for s in members):
+            for s, rows in members.items():
+                masks[s][rows] = True
+                room[s] -= size[s]
+                untouched[s] -= 1
+    return masks
+
+
+def _groups(kept: dict[str, list[tuple[bytes, int, str]]]) -> dict[bytes, dict[str, list[int]]]:
+    """Documents that must not be parted: smallest text key -> source -> indices. Linked by equal texts, and by a path
+    under which each source has one document."""
+    parent: dict[Any, Any] = {}
+
+    def root(key: Any) -> Any:
+        while parent.setdefault(key, key) != key:
+            parent[key] = key = parent[parent[key]]
+        return key
+
+    for documents in kept.values():
+        once = Counter(path for _, _, path in documents)
+        for text, _, path in documents:
+            if path and once[path] == 1:
+                parent[root(("path", path))] = root(text)
+            else:
+                root(text)
+    groups: dict[Any, dict[str, list[int]]] = {}
+    names: dict[Any, bytes] = {}
     for source, documents in kept.items():
-        groups: dict[bytes, list[int]] = {}
-        for i, (text, _) in enumerate(documents):
-            groups.setdefault(text, []).append(i)
-        mask = np.zeros(len(documents), dtype=bool)
-        want = max(1, round(holdout.fraction * len(documents))) if holdout.fraction else 0
-        room = holdout.max_bytes
-        count, untouched = 0, len(groups)
-        for text in sorted(groups):
-            members = groups[text]
-            size = sum(documents[i][1] for i in members)
-            if count >= want or untouched == 1:
-                break
-            if sources_with[text] == 1 and size <= room:
-                mask[members] = True
-                room -= size
-                count += len(members)
-                untouched -= 1
-        chosen[source] = mask
-    return chosen
+        for i, (text, _, _) in enumerate(documents):
+            top = root(text)
+            groups.setdefault(top, {}).setdefault(source, []).append(i)
+            names[top] = min(text, names.get(top, text))
+    return {names[top]: members for top, members in groups.items()}
 
 
 def _split(aside: Path, name: str, held_out: np.ndarray) -> dict[str, dict[str, int]]:

@@ -37,11 +37,11 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from tilth import __version__
 from tilth.core.config import Config
 from tilth.core.errors import CheckpointError, DataError
 from tilth.core.hashing import file_hash
 from tilth.core.rundir import fsync_dir, inside, write_whole
+from tilth.core.version import VERSION
 
 from .shards import DTYPE_NAMES, Entry, File, ShardReader, ShardWriter, Size, copy, empty_tensors
 
@@ -201,7 +201,7 @@ class Store:
                 format=FORMAT,
                 step=step,
                 identity=self.identity,
-                versions={"tilth": __version__, "torch": str(torch.__version__)},
+                versions={"tilth": VERSION, "torch": str(torch.__version__)},
                 world=self.world,
                 files=files,
                 tensors=table,

@@ -39,7 +39,7 @@ CARD = {
 
 _SKIP = {"site-packages", "dist-packages", "__pycache__", "_bundled", "lib-dynload", "lib2to3"}
 _TESTS = {"test", "tests", "idle_test"}
-_TABLE_SHARE, _TABLE_CHARS = 0.5, 10_000
+_TABLE_SHARE, _TABLE_CHARS = 0.5, 2_000
 _MIN_PROSE_CHARS = 100
 
 
