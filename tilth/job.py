@@ -309,6 +309,8 @@ class _Job:
 
     def _status(self, status: str, **more: Any) -> None:
         rows = read_rows(self.dir.metrics)
+        if status == "running" and (self.dir / "status.json").exists():  # the time of the attempts before counts too
+            self.begin -= read_json(self.dir / "status.json").get("wall_seconds", 0.0)
         write_json(
             self.dir / "status.json",
             {

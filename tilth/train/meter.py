@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,10 +38,22 @@ def _now(device: torch.device) -> float:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Largest memory so far: of the process on a CPU, of the caching allocator on CUDA."""
+    """Largest memory since `reset_peak_memory`: resident memory on a CPU, the caching allocator's on CUDA."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget the peak so far, where the system can (Linux, CUDA): preparing the data is not training."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 class Meter:

@@ -58,6 +58,7 @@ class Session:
     def run(self) -> Any:
         """Train to the end and return the model."""
         recipe = self.recipe
+        meter.reset_peak_memory(self.world.device)
         self.model = self.setting.build_model().to(self.world.device)
         self.model.compute_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
         self.model.recompute = recipe.recompute
@@ -78,7 +79,7 @@ class Session:
         where = state[1]["progress"] if state else {"stage": 0, "clock": 0, "tokens": 0}
         before: Learner | None = None
         done = sum(s.steps for s in self.plan.stages[: where["stage"]]) + where["clock"]
-        with self._logs(done), Interrupt() as self.interrupt:
+        with self._logs(done), contextlib.closing(self.store), Interrupt() as self.interrupt:
             for number, staged in enumerate(self.plan.stages):
                 if number < where["stage"]:
                     continue
@@ -92,7 +93,6 @@ class Session:
                     learner.adopt(before)
                 self._train_stage(staged, learner, clock)
                 before = learner
-        self.store.close()
         return self.model
 
     def _probe_shape(self) -> tuple[int, int]:
@@ -209,8 +209,9 @@ class Session:
         try:
             yield
             status = "done"
-        except (Interrupted, KeyboardInterrupt):
+        except (Interrupted, KeyboardInterrupt) as err:
             status = "interrupted"
+            self._event("interrupt", text=str(err))
             raise
         finally:
             if self.first:
