@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .venv-peers
 
 .PHONY: demo test test-fast lint docs bench clean
 
@@ -21,8 +22,15 @@ lint: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python bench/tables.py --check
 
-bench: $(READY)
+bench: $(READY) $(PEERS)/.ready
 	$(BIN)/python bench/train_cpu.py
+
+# What tilth is measured beside, apart from tilth's own packages.
+$(PEERS)/.ready: bench/peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet "$$(grep '^torch==' bench/peers.txt)"
+	$(PEERS)/bin/python -m pip install --quiet --no-deps --requirement bench/peers.txt
+	touch $@
 
 # torch goes in first and pinned, so that no other package chooses its build.
 $(READY): pyproject.toml constraints.txt
@@ -35,4 +43,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) $(PEERS) runs build *.egg-info
