@@ -82,7 +82,8 @@ class Finished:
 
     def summary(self) -> dict[str, Any]:
         """What `tilth run --json` prints."""
-        bits = {d: r["bits_per_byte"] for d, r in self.evaluation["bits_per_byte"]["domains"].items()}
+        domains = self.evaluation.get("bits_per_byte", {}).get("domains", {})
+        bits = {d: r["bits_per_byte"] for d, r in domains.items()}
         status = read_json(self.path / "status.json")
         return {
             "run": str(self.path),
