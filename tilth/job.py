@@ -23,10 +23,11 @@ import yaml
 
 from tilth.arch import hf, io
 from tilth.core import recipe as recipes
+from tilth.core.config import validate
 from tilth.core.errors import CheckpointError, DataError, RecipeError, RunInUse, TilthError
 from tilth.core.hashing import content_hash, file_hash
 from tilth.core.recipe import Recipe, Resolved
-from tilth.core.rundir import RunDir, read_json, read_rows, require_run, write_json, write_whole
+from tilth.core.rundir import RunDir, read_json, read_rows, write_json, write_whole
 from tilth.core.technique import dump
 from tilth.core.version import VERSION
 from tilth.data.corpus import Documents
@@ -42,6 +43,13 @@ from tilth.report.live import Console, console
 from tilth.train.learner import World
 from tilth.train.plan import Plan, plan, remember
 from tilth.train.session import Session, Setting
+
+STDLIB = {
+    "sources": {"code": {"use": "stdlib", "part": "code"}, "prose": {"use": "stdlib", "part": "prose"}},
+    "curate": [{"use": "rules"}, {"use": "exact"}, {"use": "near"}],
+    "holdout": {"fraction": 0.05},
+}
+"""Text every machine with Python has: the corpus of recipes/first.yaml."""
 
 
 @dataclass
@@ -163,15 +171,24 @@ def is_first_process() -> bool:
 def evaluate(
     model: str | Path, recipe: str | Path | None = None, *, root: str | Path = "runs", out: Console | None = None
 ) -> dict[str, Any]:
-    """Evaluate a run or Hugging Face directory with the held-out text and tasks of a recipe (default: the run's)."""
+    """Evaluate a run or Hugging Face directory with the held-out text and tasks of a recipe (default: the run's).
+
+    A Hugging Face directory without a recipe is scored on held-out parts of this Python's standard library.
+    """
     out = out or console()
-    if recipe is None:
-        recipe = require_run(model) / "recipe.yaml"
-    resolved = recipes.load(recipe)
+    speaker = load(model)
+    if recipe is None and (Path(model) / "recipe.yaml").is_file():
+        recipe = Path(model) / "recipe.yaml"
+    if recipe is not None:
+        asked = recipes.load(recipe).recipe
+        corpus, tasks = asked.corpus, asked.eval.tasks
+        speaker.model.to_compute(torch.bfloat16 if asked.precision == "bf16" else torch.float32)
+    else:
+        out.say("no recipe was named: scoring held-out parts of this Python's standard library")
+        corpus, tasks = validate(recipes.Corpus, STDLIB), recipes.Eval().tasks
     cache = Path(root) / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
-    documents = prepare_documents(resolved.recipe.corpus, cache, out.say)
-    result = run_tasks(load(model), documents, resolved.recipe.eval.tasks, say=out.say)
+    result = run_tasks(speaker, prepare_documents(corpus, cache, out.say), tasks, say=out.say)
     for line in tell(result):
         out.say(line)
     return result
