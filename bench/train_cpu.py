@@ -1,6 +1,6 @@
 """Training speed on this machine's cores: tilth beside the Hugging Face `Trainer` and LitGPT, in one interleaved run.
 
-    make bench                                                  # about an hour and a half on two cores
+    make bench                                                  # up to an hour and a half on two cores
     python bench/train_cpu.py --shapes B --rounds 5 --loss-steps 0
     python bench/train_cpu.py --quick                           # does it run; writes nothing unless --out is given
 
@@ -304,6 +304,10 @@ def main() -> None:
         parser.error(f"there is no shape {', '.join(wrong)}; there are {', '.join(SHAPES)}")
     if not args.peers.exists():
         parser.error(f"{args.peers} is missing; `make .venv-peers/.ready` makes it (or name another with --peers)")
+    if os.getloadavg()[0] > 0.5:
+        print(
+            f"Other work is using this machine (load {os.getloadavg()[0]:.1f}): two threads that share a core wait long."
+        )
     data: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
@@ -312,6 +316,7 @@ def main() -> None:
         "loss_steps": args.loss_steps,
         "command": " ".join(["python", *sys.argv]),
         "torch": importlib.metadata.version("torch"),
+        "load_before": os.getloadavg()[0],
         "around_steps": attempt(around_steps, args.run) if args.run else None,
         "shapes": {},
     }
