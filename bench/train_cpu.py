@@ -306,7 +306,7 @@ def main() -> None:
         parser.error(f"{args.peers} is missing; `make .venv-peers/.ready` makes it (or name another with --peers)")
     if os.getloadavg()[0] > 0.5:
         print(
-            f"Other work is using this machine (load {os.getloadavg()[0]:.1f}): two threads that share a core wait long."
+            f"Other work uses this machine (load {os.getloadavg()[0]:.1f}): shared cores give figures without meaning."
         )
     data: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
