@@ -2,6 +2,7 @@
 
     make bench                                                  # up to an hour and a half on two cores
     python bench/train_cpu.py --shapes B --rounds 5 --loss-steps 0
+    python bench/train_cpu.py --rounds 0 --shapes A             # only the losses, added to the evidence there is
     python bench/train_cpu.py --quick                           # does it run; writes nothing unless --out is given
 
 Every contender trains in a process of its own, in its own trainer's loop, on the same batches (real text, tokenised
@@ -257,13 +258,14 @@ def column(name: str, data: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
     def loss(by_run: dict[str, float]) -> str:
         apart = abs(by_run["bf16 seed 0"] - by_run["fp32 seed 0"])
-        return f"{apart:.4f}, seeds ± {statistics.stdev(v for k, v in by_run.items() if k.startswith('fp32')):.4f}"
+        seeds = statistics.stdev(v for k, v in by_run.items() if k.startswith("fp32"))
+        return f"{apart:.4f} after {found['loss_steps']} steps, seeds ± {seeds:.4f}"
 
     def around(part: dict[str, float]) -> str:
         return f"{part['outside_steps']:.1%}" if name == "B" else "–"  # recipes/first.yaml is of shape B
 
     start = data["start"]
-    later(f"loss after {data['loss_steps']} steps, bf16 − fp32", found.get("loss"), loss, "within seed noise")
+    later("training loss, bf16 − fp32", found.get("loss"), loss, "within seed noise")
     later("`tilth --help`, s", start, lambda s: spread(s["help"], ".2f"), "≤ 0.3")
     later("first step of `tilth run`, s", start, lambda s: spread(s["warm"][name], ".1f"), "≤ 20")
     later("the same, kernels not yet built, s", start, lambda s: spread(s["cold"][name], ".1f"), "≤ 40")
@@ -274,6 +276,12 @@ def column(name: str, data: dict[str, Any]) -> dict[str, tuple[str, str]]:
 def ratios(above: list[float], below: list[float]) -> list[float]:
     """Round by round."""
     return [a / b for a, b in zip(above, below, strict=True)]
+
+
+def command() -> str:
+    """How this was called, without the places of files."""
+    words = [w for i, w in enumerate(sys.argv) if not {w, sys.argv[i - 1]} & {"--run", "--out", "--root", "--peers"}]
+    return " ".join(["python", "bench/train_cpu.py", *words[1:]])
 
 
 def machine() -> str:
@@ -313,22 +321,30 @@ def main() -> None:
         "machine": machine(),
         "rounds": args.rounds,
         "steps_per_turn": args.steps,
-        "loss_steps": args.loss_steps,
-        "command": " ".join(["python", *sys.argv]),
+        "command": command(),
         "torch": importlib.metadata.version("torch"),
         "load_before": os.getloadavg()[0],
         "around_steps": attempt(around_steps, args.run) if args.run else None,
         "shapes": {},
     }
+    out = args.out or (None if args.quick else ROOT / "evidence/bench/train_cpu.json")
+    if not args.rounds:
+        if out is None or not out.exists():
+            parser.error("--rounds 0 adds the losses to earlier evidence, and there is none; measure the rounds first")
+        data = json.loads(out.read_text())
+        data["command"] += " && " + command()
     with tempfile.TemporaryDirectory() as work:
         for name in names:
             path = Path(work) / f"{name}.npy"
             write_batches(SHAPES[name], args.root, path)
-            data["shapes"][name] = race(name, path, args)
-        data["start"] = attempt(start_up, names, args.root, 1 if args.quick else 5)
+            if args.rounds:
+                data["shapes"][name] = race(name, path, args)
+        if args.rounds:
+            data["start"] = attempt(start_up, names, args.root, 1 if args.quick else 5)
         for name in names if args.loss_steps else []:
+            data["shapes"][name]["loss_steps"] = args.loss_steps
             data["shapes"][name]["loss"] = attempt(losses, name, Path(work) / f"{name}.npy", args.loss_steps)
-    columns = {n: column(n, data) for n in names}
+    columns = {n: column(n, data) for n in data["shapes"]}
     data["table"] = []
     for what in dict.fromkeys(w for c in columns.values() for w in c):
         row = {"what": what}
@@ -336,7 +352,6 @@ def main() -> None:
             row[name], row[f"goal_{name}"] = columns.get(name, {}).get(what, ("not measured", ""))
         data["table"].append(row)
         print(" | ".join(row.values()))
-    out = args.out or (None if args.quick else ROOT / "evidence/bench/train_cpu.json")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
