@@ -72,6 +72,18 @@ def test_extends_and_overrides_and_origins(tmp_path: Path) -> None:
     assert got.origins["tokenizer.vocab_size"] == "command line"
 
 
+def test_a_short_name_sets_nothing_but_itself(tmp_path: Path) -> None:
+    got = recipes.load(
+        write(tmp_path, BASE + "optim: muon\nhooks: [tensorboard]\n"), ["schedule=wsd", "stages.train.clip=0.5"]
+    )
+    assert got.origins["stages.0.clip"] == "command line"
+    assert got.origins["stages.0.optim.use"].endswith("r.yaml")
+    assert got.origins["stages.0.optim.lr"] == "default"
+    assert got.origins["hooks.0.use"].endswith("r.yaml")
+    assert got.origins["stages.0.schedule.use"] == "command line"
+    assert got.origins["stages.0.schedule.warmup"] == "default"
+
+
 def test_a_budget_on_the_command_line_replaces_the_one_in_the_file(tmp_path: Path) -> None:
     (stage,) = recipes.load(write(tmp_path, BASE), ["budget.steps=7"]).recipe.stages
     assert (stage.budget.steps, stage.budget.tokens) == (7, None)

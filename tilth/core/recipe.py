@@ -7,6 +7,7 @@ inherit the fields that stand at the top, then validate. Nothing else in tilth l
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -221,14 +222,19 @@ def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) 
     data, origins = _inherit(path, ())
     given = _parse_overrides(overrides)
     for dotted, value in given.items():
-        _set(data, dotted, value)
-        origins = {p: o for p, o in origins.items() if not (p == dotted or p.startswith(dotted + "."))}
-        origins.update(dict.fromkeys(_leaves(value, dotted), "command line"))
+        place = _set(data, dotted, value)
+        data = _spell_out(data)
+        if isinstance(value, str) and isinstance(_at(data, place), dict):
+            value = {"use": value}
+        budget = place.rpartition(".")[0] if place.split(".")[-2:-1] == ["budget"] else place
+        origins = {p: o for p, o in origins.items() if not (p == budget or p.startswith(budget + "."))}
+        origins.update(dict.fromkeys(_leaves(value, place), "command line"))
     return from_dict(data, where=str(path), origins=origins)
 
 
 def from_dict(data: dict[str, Any], where: str = "recipe", origins: dict[str, str] | None = None) -> Resolved:
     """Validate plain data (as written by a user or by `Recipe.to_dict`) into a recipe."""
+    data = _spell_out(data)
     origins = origins or dict.fromkeys(_leaves(data, ""), where)
     expanded = _expand_stages(data)
     try:
@@ -288,7 +294,7 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[s
     if real in seen:
         chain = " -> ".join(str(p) for p in [*seen, real])
         raise RecipeError(f"`extends:` goes round in a circle: {chain}.", where=str(path))
-    data = read_yaml(path)
+    data = _spell_out(read_yaml(path))
     parent = data.pop("extends", None)
     own = dict.fromkeys(_leaves(data, ""), str(path))
     if parent is None:
@@ -299,6 +305,36 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[s
     merged = merge(base, data)
     kept = {p: o for p, o in origins.items() if p in set(_leaves(merged, ""))}
     return merged, {**kept, **own}
+
+
+_SLOTS = ("tokenizer", "model", *STAGE_DEFAULTS)
+
+
+def _spell_out(data: dict[str, Any]) -> dict[str, Any]:
+    """`optim: muon` as `optim: {use: muon}`, wherever a technique stands, so that every value has a path of its own."""
+
+    def one(value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value
+
+    def fields(node: Any, names: Iterable[str]) -> Any:
+        return {k: one(v) if k in names else v for k, v in node.items()} if isinstance(node, dict) else node
+
+    def items(node: Any, name: str) -> Any:
+        if not isinstance(node, dict) or not isinstance(node.get(name), list):
+            return node
+        return {**node, name: [one(v) for v in node[name]]}
+
+    out = items(fields(data, _SLOTS), "hooks")
+    if isinstance(out.get("corpus"), dict):
+        corpus = items(out["corpus"], "curate")
+        if isinstance(corpus.get("sources"), dict):
+            corpus = {**corpus, "sources": fields(corpus["sources"], corpus["sources"])}
+        out["corpus"] = corpus
+    if "eval" in out:
+        out["eval"] = items(out["eval"], "tasks")
+    if isinstance(out.get("stages"), list):
+        out["stages"] = [fields(s, STAGE_DEFAULTS) for s in out["stages"]]
+    return out
 
 
 def merge(base: Any, over: Any) -> Any:
@@ -327,28 +363,35 @@ def _parse_overrides(overrides: dict[str, Any] | list[str] | None) -> dict[str, 
     return out
 
 
-def _set(data: dict[str, Any], dotted: str, value: Any) -> None:
+def _set(data: dict[str, Any], dotted: str, value: Any) -> str:
+    """Put a value where `dotted` says, in place; returns the path with names of stages made numbers."""
     node: Any = data
     if dotted.startswith("stages."):
         data.setdefault("stages", [{"name": "train"}])
     *path, last = dotted.split(".")
+    place: list[str] = []
     for i, key in enumerate(path):
         here = ".".join(path[: i + 1])
-        if isinstance(node, list):
-            node = node[_index(node, key, here)]
-        else:
-            if isinstance(node.get(key), str) and key != "name":  # `optim: muon` opens up to {use: muon}
-                node[key] = {"use": node[key]}
-            node = node.setdefault(key, {})
+        step: Any = _index(node, key, here) if isinstance(node, list) else key
+        node = node[step] if isinstance(node, list) else node.setdefault(key, {})
+        place.append(str(step))
         if not isinstance(node, (dict, list)):
             raise RecipeError(f"'{here}' is a value, not a mapping.", where=f"override {dotted}")
+    step = _index(node, last, dotted) if isinstance(node, list) else last
     if isinstance(node, list):
-        node[_index(node, last, dotted)] = value
+        node[step] = value
     elif path and path[-1] == "budget":
         node.clear()  # steps given on the command line replace tokens in the file
         node[last] = value
     else:
         node.update(merge(node, {last: value}))
+    return ".".join([*place, str(step)])
+
+
+def _at(data: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        data = data[int(key)] if isinstance(data, list) else data[key]
+    return data
 
 
 def _index(node: list[Any], key: str, where: str) -> int:
@@ -368,7 +411,6 @@ def _expand_stages(data: dict[str, Any]) -> dict[str, Any]:
     """Let every stage inherit the stage fields written at the top."""
     data = dict(data)
     shared = merge(STAGE_DEFAULTS, {k: data.pop(k) for k in _shared_fields() if k in data})
-    shared = {k: {"use": v} if isinstance(v, str) and k in STAGE_DEFAULTS else v for k, v in shared.items()}
     stages = data.get("stages", [{"name": "train"}])
     if isinstance(stages, list):
         data["stages"] = [_inherit_stage(shared, s) for s in stages]
@@ -378,7 +420,7 @@ def _expand_stages(data: dict[str, Any]) -> dict[str, Any]:
 def _inherit_stage(shared: dict[str, Any], stage: Any) -> Any:
     if not isinstance(stage, dict):
         return stage
-    return merge(shared, {k: {"use": v} if isinstance(v, str) and k in STAGE_DEFAULTS else v for k, v in stage.items()})
+    return merge(shared, stage)
 
 
 def _as_written(path: str, data: dict[str, Any]) -> str:
