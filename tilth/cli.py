@@ -50,6 +50,12 @@ def verb(name: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
                 raise typer.Exit(130) from None
             except BrokenPipeError:
                 raise typer.Exit(141) from None
+            except OSError as err:  # disk full, no permission: the system's own words are the sentence
+                if as_json:
+                    print(json.dumps({"error": "OSError", "what": str(err), "exit_code": 74}))
+                else:
+                    print(f"tilth {name}: {err.filename or 'input or output'}: {err.strerror or err}", file=sys.stderr)
+                raise typer.Exit(74) from None
             if as_json:
                 print(json.dumps(data, ensure_ascii=False))
 

@@ -93,6 +93,14 @@ def test_a_loss_that_is_not_finite_changes_nothing() -> None:
     assert all(torch.equal(before[n], p) for n, p in net.named_parameters())
 
 
+def test_a_batch_whose_labels_are_all_masked_changes_nothing() -> None:
+    net, data = model(), batch()
+    before = {n: p.clone() for n, p in net.named_parameters()}
+    result = learner(net).step(Batch(data.tokens, torch.full_like(data.targets, IGNORE), data.positions), Clock(0, 10))
+    assert (result.targets, result.updated) == (0, False)
+    assert all(torch.equal(before[n], p) for n, p in net.named_parameters())
+
+
 def test_state_round_trip_goes_on_bit_for_bit() -> None:
     straight = learner(model(), optim={"use": "muon"})
     for step in range(4):

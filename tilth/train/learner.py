@@ -35,7 +35,7 @@ class StepResult:
     """Targets in the global batch."""
     logs: dict[str, float]
     updated: bool
-    """False if the loss or the gradient is not finite: nothing was changed."""
+    """False if the loss or the gradient is not finite, or there was no target: nothing was changed."""
 
 
 class World:
@@ -95,7 +95,8 @@ class Learner:
     def step(self, batch: Batch, clock: Clock) -> StepResult:
         """One optimizer step on this rank's share of the global batch.
 
-        A loss or gradient that is not finite leaves weights and optimizer untouched (`updated` is False).
+        A loss or gradient that is not finite, or a batch without targets, leaves weights and optimizer untouched
+        (`updated` is False).
         """
         total, count, logs = 0.0, 0, {}
         for part in batch.split(self.micro or len(batch.tokens)):
@@ -111,7 +112,8 @@ class Learner:
         multiplier = self.schedule(clock)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * multiplier
-        if finite:
+        updated = finite and targets > 0
+        if updated:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(
@@ -120,7 +122,7 @@ class Learner:
             lr=self.optimizer.param_groups[0]["lr"],
             targets=targets,
             logs={k: v / max(targets, 1) for k, v in zip(logs, sums[2:], strict=True)},
-            updated=finite,
+            updated=updated,
         )
 
     def _average_gradients(self, targets: int, loss: float) -> tuple[float, bool]:

@@ -17,7 +17,7 @@ import torch
 
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
-from tilth.core.errors import CheckpointError, DivergedError, Interrupted
+from tilth.core.errors import CheckpointError, DataError, DivergedError, Interrupted
 from tilth.core.recipe import Recipe
 from tilth.core.rundir import Rows, RunDir, read_rows, write_whole
 from tilth.report.live import Console
@@ -162,6 +162,13 @@ class Session:
         kept = self.dir / f"diverged-{self.staged.stage.name}-step-{clock.step}-rank-{self.world.rank}.safetensors"
         save_file({"tokens": batch.tokens, "targets": batch.targets, "positions": batch.positions}, str(kept))
         self.store.wait()
+        if not result.targets:
+            raise DataError(
+                f"no position of the batch of step {clock.step} carries a loss: all its labels are masked. The batch was "
+                f"{refs[0]} … {refs[-1]}, kept in {kept.name}.",
+                where=f"stage {self.staged.stage.name}",
+                fix="Longer documents, another objective or a larger batch would give it targets.",
+            )
         raise DivergedError(
             f"the loss is {result.loss} and the gradient norm {result.grad_norm} at step {clock.step}; nothing was "
             f"updated. The batch was {refs[0]} … {refs[-1]}, kept for replay in {kept.name}.",
