@@ -127,6 +127,59 @@ def test_import_brings_a_base_to_go_on_from(finished: job.Finished, tiny_recipe:
         again(child, tmp_path / "runs", tokenizer={"use": "bpe", "vocab_size": 300})
 
 
+def test_weights_of_another_model_are_refused(finished: job.Finished, tiny_recipe: Path, tmp_path: Path) -> None:
+    """Equal shapes are not enough: the number of heads is in no shape."""
+    text = {"use": "pretrained", "path": str(finished.path / "tokenizer")}
+    with pytest.raises(RecipeError, match="heads: 2"):
+        again(tiny_recipe, tmp_path, **{"init": str(finished.path), "tokenizer": text, "model.heads": 4})
+    with pytest.raises(RecipeError, match="rope_theta"):
+        again(tiny_recipe, tmp_path, **{"init": str(finished.path), "tokenizer": text, "model.rope_theta": 500.0})
+    assert not list(tmp_path.glob("tiny-*"))
+
+
+def test_training_goes_on_from_a_padded_vocabulary_and_learned_positions(
+    finished: job.Finished, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    shape = {"vocab_size": 448, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    config = transformers.GPT2Config(**shape, bos_token_id=399, eos_token_id=399)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(finished.path / "tokenizer" / name, tmp_path / "gpt2")
+    (tmp_path / "gpt2" / "generation_config.json").write_text('{"temperature": 0.7}')
+    brought = job.import_hf(tmp_path / "gpt2", tmp_path / "brought")
+    child = tmp_path / "more.yaml"
+    text = "".join(x for x in tiny_recipe.read_text().splitlines(True) if not x.startswith(("model:", "tokenizer:")))
+    child.write_text(f"extends: {brought['base']}\n" + text)
+    done = again(child, tmp_path / "runs", **{"budget.steps": 2, "eval.every": None})
+    speaker = tilth.load(done.path)
+    assert (speaker.model.vocab_size, speaker.max_sequence) == (448, 64)
+    tilth.load(tmp_path / "brought").export(tmp_path / "back")
+    assert read_json(tmp_path / "back" / "generation_config.json")["temperature"] == 0.7
+    with pytest.raises(RecipeError, match="learned positions for 64"):
+        again(child, tmp_path / "runs", batch={"tokens": 256, "sequence": 128})
+
+
+def test_equal_text_read_at_another_time_trains_nothing_again(
+    finished: job.Finished, tiny_recipe: Path, corpus: Path, root: Path
+) -> None:
+    os.utime(corpus / "lines.jsonl")
+    assert again(tiny_recipe, root).path == finished.path
+
+
+def test_a_recipe_object_takes_the_same_overrides_as_a_file(finished: job.Finished, root: Path) -> None:
+    from tilth.job import _resolved
+
+    for overrides in ({"stages.train.optim.lr": 0.5}, ["stages.0.optim.lr=0.5"], {"optim.lr": 0.5}, ["optim.lr=0.5"]):
+        assert _resolved(finished.recipe, overrides).recipe.stages[0].optim.lr == 0.5
+
+
+def test_a_model_without_an_architecture_is_trained_and_not_exported(tiny_recipe: Path, root: Path) -> None:
+    done = again(tiny_recipe, root, **{"model.ffn": "relu2", "budget.steps": 2, "eval.every": None})
+    assert not (done.path / "export").exists()
+    assert (done.path / "report.html").is_file()
+
+
 def test_two_stages_keep_one_ledger(tiny_recipe: Path, root: Path, tmp_path: Path) -> None:
     path = tmp_path / "two.yaml"
     path.write_text(
@@ -184,6 +237,10 @@ def test_a_diverging_run_names_and_keeps_its_batch(tiny_recipe: Path, root: Path
         ({"model.heads": 5}, RecipeError, "heads"),
         ({"init": "nowhere"}, DataError, "nowhere"),
         ({"schedule": {"use": "cosine", "warmup": 50}}, PlanError, "warmup"),
+        ({"export.format": "gpt2"}, RecipeError, "gpt2"),
+        ({"eval.samples": ["word " * 100]}, RecipeError, "prompt"),
+        ({"eval.tasks": [{"use": "minimal_pairs", "path": "nowhere.jsonl"}]}, DataError, "pairs"),
+        ({"corpus.sources": {}}, RecipeError, "sources"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_step(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,9 @@ def verb(name: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     def decorate(fn: Callable[..., Any]) -> Callable[..., None]:
         @functools.wraps(fn)
         def command(*args: Any, **kwargs: Any) -> None:
-            as_json = kwargs.get("json_output", False)
+            as_json = kwargs.get("json_output", False) and os.environ.get("RANK", "0") == "0"
+            if hasattr(sys.stdout, "reconfigure"):  # text from data may hold what the terminal's encoding lacks
+                sys.stdout.reconfigure(errors="backslashreplace")
             try:
                 data = fn(*args, **kwargs)
             except TilthError as err:
@@ -134,7 +137,7 @@ def evaluate(
 def generate(
     model: RunPath,
     prompt: Annotated[str, typer.Argument(help="Text to continue.")],
-    max_tokens: Annotated[int, typer.Option(help="Tokens to write at most.")] = 128,
+    max_tokens: Annotated[int, typer.Option(help="Tokens to write at most.", min=1)] = 128,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
     top_p: Annotated[float, typer.Option(help="Nucleus: the smallest set with this much probability.")] = 0.95,
     top_k: Annotated[int | None, typer.Option(help="Only the k likeliest tokens.")] = None,
@@ -163,7 +166,7 @@ def generate(
 def chat(
     model: RunPath,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.8,
-    max_tokens: Annotated[int, typer.Option(help="Tokens per answer at most.")] = 200,
+    max_tokens: Annotated[int, typer.Option(help="Tokens per answer at most.", min=1)] = 200,
     seed: Annotated[int, typer.Option(help="Same seed, same answers.")] = 0,
     json_output: Json = False,
 ) -> Any:

@@ -7,6 +7,7 @@ settings. A second run redoes nothing; a changed learning rate trains again and 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shlex
@@ -24,10 +25,10 @@ import yaml
 from tilth.arch import hf, io
 from tilth.core import recipe as recipes
 from tilth.core.config import validate
-from tilth.core.errors import CheckpointError, DataError, RecipeError, RunInUse, TilthError
+from tilth.core.errors import CheckpointError, DataError, Interrupted, RecipeError, RunInUse
 from tilth.core.hashing import content_hash, file_hash
 from tilth.core.recipe import Recipe, Resolved
-from tilth.core.rundir import RunDir, read_json, read_rows, write_json, write_whole
+from tilth.core.rundir import RunDir, read_json, read_rows, whole_dir, write_json, write_whole
 from tilth.core.technique import dump
 from tilth.core.version import VERSION
 from tilth.data.corpus import Documents
@@ -44,6 +45,7 @@ from tilth.train.learner import World
 from tilth.train.plan import Plan, plan, remember
 from tilth.train.session import Session, Setting
 
+GENERATION = "generation_config.json"
 STDLIB = {
     "sources": {"code": {"use": "stdlib", "part": "code"}, "prose": {"use": "stdlib", "part": "prose"}},
     "curate": [{"use": "rules"}, {"use": "exact"}, {"use": "near"}],
@@ -134,18 +136,23 @@ def make_plan(
     """Prepare the data (cached) and count what the recipe will cost; trains nothing."""
     resolved = _resolved(recipe, overrides)
     cache = Path(root) / ".cache"
-    prepared = prepare(resolved.recipe, cache, (out or console()).say)
-    return resolved, plan(resolved.recipe, prepared.stores, prepared.tokenizer.vocab_size, cache), prepared
+    say = (out or console()).say
+    prepared = prepare(resolved.recipe, cache, say)
+    start = start_of(resolved.recipe, prepared.tokenizer)
+    check(resolved.recipe, start, prepared.tokenizer, say)
+    return resolved, plan(resolved.recipe, prepared.stores, start.vocab_size, cache), prepared
 
 
 def load(path: str | Path) -> Speaker:
     """A speaker from a run directory or a Hugging Face directory."""
     path = Path(path)
     if (path / "model" / "model.json").is_file():
-        return Speaker(io.load_model(path / "model"), Tokenizer.load(path / "tokenizer"))
+        kept = path / GENERATION
+        generation = read_json(kept) if kept.exists() else None
+        return Speaker(io.load_model(path / "model"), Tokenizer.load(path / "tokenizer"), generation=generation)
     if (path / "config.json").is_file():
         _, model, tokenizer_dir = hf.import_hf(path)
-        return Speaker(model, Tokenizer.load(tokenizer_dir))
+        return Speaker(model, Tokenizer.load(tokenizer_dir), generation=hf.generation_config(path))
     if (path / "recipe.yaml").is_file():
         raise DataError("this run has no finished model yet.", where=str(path), fix="`tilth run` it to its end first.")
     raise DataError(
@@ -200,20 +207,88 @@ def import_hf(hf_dir: str | Path, run_dir: str | Path, ignore: Sequence[str] = (
     Raises RunInUse if the directory holds a run already.
     """
     target = RunDir(run_dir)
-    if (target / "model").exists() or target.recipe.exists():
-        raise RunInUse("there is a run in this directory already.", where=str(target.path), fix="Name a new one.")
+    if target.path.exists():
+        raise RunInUse("there is something in this place already.", where=str(target.path), fix="Name a new one.")
     config, model, tokenizer_dir = hf.import_hf(Path(hf_dir), ignore=tuple(ignore))
     tokenizer = Tokenizer.load(tokenizer_dir)
-    tokenizer.save(target.tokenizer)
-    io.save_model(target / "model", config, model, model.vocab_size, model.max_sequence)
+    Speaker(model, tokenizer)  # refuses a tokenizer that does not fit
     path = str(target.path.resolve())
     base = {"model": dump(config), "tokenizer": {"use": "pretrained", "path": f"{path}/tokenizer"}, "init": path}
-    write_whole(target / "base.yaml", yaml.safe_dump(base, sort_keys=False))
-    total = config.num_parameters(model.vocab_size)["total"]
+    with whole_dir(target.path) as aside:
+        tokenizer.save(aside / "tokenizer")
+        io.save_model(aside / "model", config, model, model.vocab_size, model.max_sequence)
+        write_json(aside / GENERATION, hf.generation_config(hf_dir))
+        write_whole(aside / "base.yaml", yaml.safe_dump(base, sort_keys=False))
+    total = config.num_parameters(model.vocab_size, model.max_sequence)["total"]
     return {"run": str(target.path), "base": str(target / "base.yaml"), "parameters": total}
 
 
-def identity(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Start:
+    """The sizes training starts with and, with `init:`, the content of the weights it starts from."""
+
+    vocab_size: int
+    max_sequence: int
+    weights: str | None = None
+
+
+def start_of(recipe: Recipe, tokenizer: Tokenizer) -> Start:
+    """Sizes of the model to train. Raises DataError or RecipeError if `init:` names weights that do not fit."""
+    longest = max(stage.batch.sequence for stage in recipe.stages)
+    if recipe.init is None:
+        return Start(tokenizer.vocab_size, longest)
+    source = load(recipe.init)
+    if source.tokenizer.fingerprint != tokenizer.fingerprint:
+        brought = Path(recipe.init) / "tokenizer"
+        path = brought if brought.is_dir() else recipe.init
+        raise RecipeError(
+            f"the tokenizer does not fit the weights of {recipe.init}.",
+            where="tokenizer",
+            fix=f"tokenizer: {{use: pretrained, path: {path}}} would.",
+        )
+    asked, there = dump(recipe.model), dump(source.model.config)
+    other = [k for k in asked if asked[k] != there.get(k) and not k.startswith("init_")]
+    if other:
+        raise RecipeError(
+            f"the weights of {recipe.init} are of a model with {other[0]}: {there.get(other[0])}.",
+            where=f"model.{other[0]}",
+            fix="`tilth import` writes a base.yaml with the fields that fit; `extends:` it.",
+        )
+    has = source.model.max_sequence
+    if asked.get("position") == "learned" and longest > has:
+        raise RecipeError(
+            f"the weights of {recipe.init} have learned positions for {has} tokens.",
+            where="batch.sequence",
+            fix=f"At most {has} would work.",
+        )
+    folder = Path(recipe.init) / "model"
+    files = sorted((folder if folder.is_dir() else Path(recipe.init)).glob("*.safetensors"))
+    return Start(source.model.vocab_size, max(has, longest), content_hash([file_hash(f) for f in files]))
+
+
+def check(recipe: Recipe, start: Start, tokenizer: Tokenizer, say: Any) -> None:
+    """Refuse, before anything is trained, what would only fail after it: the export, the prompts, the tasks' files."""
+    try:
+        if recipe.export.format != "none":
+            hf.choose(recipe.model, start.max_sequence, recipe.export.format)
+    except DataError as err:
+        if recipe.export.format != "auto":
+            raise RecipeError(err.what, where="export.format", fix=err.fix) from None
+        say(f"there will be no export: {err.what}")
+    for i, prompt in enumerate(recipe.eval.samples):
+        tokens = len(tokenizer.encode(prompt)) + 1
+        if tokens > start.max_sequence:
+            raise RecipeError(
+                f"this prompt has {tokens} tokens and the model will read at most {start.max_sequence}.",
+                where=f"eval.samples.{i}",
+                fix="Shorten it, or train on longer sequences.",
+            )
+    for task in recipe.eval.tasks:
+        if hasattr(task, "check"):
+            task.check()
+
+
+def identity(recipe: Recipe, prepared: Prepared, start: Start) -> dict[str, Any]:
     """What decides the weights: two runs with equal identities train equal models."""
     return {
         "data": content_hash([prepared.documents.key, prepared.tokenizer.fingerprint]),
@@ -221,13 +296,13 @@ def identity(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         "stages": content_hash(recipe.to_dict()["stages"]),
         "seed": recipe.seed,
         "precision": recipe.precision,
-        "init": recipe.init,
+        "init": start.weights,
     }
 
 
 def _resolved(recipe: str | Path | Recipe, overrides: Any) -> Resolved:
     if isinstance(recipe, Recipe):
-        return recipes.from_dict(recipes.merge(recipe.to_dict(), overrides or {}))
+        return recipes.override(recipe.to_dict(), {}, overrides, where=recipe.name)
     return recipes.load(recipe, overrides)
 
 
@@ -254,10 +329,12 @@ class _Job:
         self.world.barrier()
         if not first:
             self.prepared = prepare(self.recipe, self.cache, self.out.say)
-        self.identity = identity(self.recipe, self.prepared)
+        self.start = start_of(self.recipe, self.prepared.tokenizer)
+        check(self.recipe, self.start, self.prepared.tokenizer, self.out.say)
+        self.identity = identity(self.recipe, self.prepared, self.start)
         name = f"{self.recipe.name}-{content_hash(self.identity, 8)}"
         self.dir = RunDir(self.given or self.root / name)
-        self.plan = plan(self.recipe, self.prepared.stores, self.vocab, self.cache, self.world.size)
+        self.plan = plan(self.recipe, self.prepared.stores, self.start.vocab_size, self.cache, self.world.size)
         if not first:
             return self._train_only()
         with self.dir.lock():
@@ -265,20 +342,15 @@ class _Job:
             try:
                 self._train_if_needed()
                 self._after_training()
-            except TilthError as err:
-                self._status("interrupted" if err.exit_code == 75 else "failed", error=str(err))
+            except BaseException as err:
+                stopped = isinstance(err, (Interrupted, KeyboardInterrupt))
+                with contextlib.suppress(OSError):  # the disk may be what failed
+                    self._status("interrupted" if stopped else "failed", error=str(err) or type(err).__name__)
+                    page.write(self.dir.path)
                 raise
             self._status("done")
             self.out.say(f"report: {page.write(self.dir.path)}")
         return Finished(self.dir.path, self.recipe)
-
-    @property
-    def vocab(self) -> int:
-        return self.prepared.tokenizer.vocab_size
-
-    @property
-    def max_sequence(self) -> int:
-        return max(s.batch.sequence for s in self.recipe.stages)
 
     # ---- opening the run directory -----------------------------------------------------------------------------
 
@@ -291,8 +363,10 @@ class _Job:
                 where=str(self.dir.path),
                 fix="Give this recipe another directory with --run, or leave --run out.",
             )
-        write_whole(self.dir.recipe, recipes.to_yaml(self.recipe))
-        write_json(self.dir / "origins.json", self.resolved.origins)
+        text = recipes.to_yaml(self.recipe)
+        if not self.dir.recipe.exists() or self.dir.recipe.read_text() != text:  # else the first origins stay
+            write_whole(self.dir.recipe, text)
+            write_json(self.dir / "origins.json", self.resolved.origins)
         write_json(self.dir / "versions.json", versions())
         write_json(self.dir / "plan.json", self.plan.numbers)
         write_json(kept, self.identity)
@@ -317,7 +391,7 @@ class _Job:
         data = {
             "key": self.prepared.documents.key,
             "sources": sources,
-            "tokenizer": {"vocab_size": self.vocab, "bytes_per_token": per_token},
+            "tokenizer": {"vocab_size": self.start.vocab_size, "bytes_per_token": per_token},
             "stages": [
                 {"name": s.stage.name, "plan": _shown(s.rows), "realised": _shown(realised[i]) if realised else []}
                 for i, s in enumerate(self.plan.stages)
@@ -337,7 +411,7 @@ class _Job:
                 "wall_seconds": time.time() - self.begin,
                 "steps": len(rows),
                 "peak_memory_bytes": max((r["peak_memory_bytes"] for r in rows), default=None),
-                "command": "tilth " + shlex.join(sys.argv[1:]) if sys.argv[0].endswith("tilth") else None,
+                "command": _command(),
                 "time": time.time(),
                 **more,
             },
@@ -375,7 +449,7 @@ class _Job:
         return bits_per_byte.quick(speaker, self.prepared.documents, self.recipe.eval.max_tokens)
 
     def _keep_weights(self, model: Any) -> None:
-        io.save_model(self.dir / "model", self.recipe.model, model, self.vocab, self.max_sequence)
+        io.save_model(self.dir / "model", self.recipe.model, model, self.start.vocab_size, self.start.max_sequence)
         rows = read_rows(self.dir.metrics)
         counted = [sum(r["stage"] == s.stage.name for r in rows) for s in self.plan.stages]
         self._write_data([s.sampler.plan(n) for s, n in zip(self.plan.stages, counted, strict=True)])
@@ -386,29 +460,16 @@ class _Job:
             "flops_per_second": self.plan.numbers["flops_total"] / seconds,
             "run": self.dir.path.name,
         }
-        remember(self.cache, self.plan.numbers, measured, self.world.size)
+        if not self.dir.path.parent.name.startswith(".verify-"):  # a proof's few steps say nothing of speed
+            remember(self.cache, self.plan.numbers, measured, self.world.size)
 
     def _build_model(self) -> Any:
         recipe = self.recipe
-        model = recipe.model.build(self.vocab, self.max_sequence)  # type: ignore[attr-defined]
+        model = recipe.model.build(self.start.vocab_size, self.start.max_sequence)  # type: ignore[attr-defined]
         if recipe.init is None:
             model.init_weights(recipe.seed)
         else:
-            source = load(recipe.init)
-            if source.tokenizer.fingerprint != self.prepared.tokenizer.fingerprint:
-                raise RecipeError(
-                    f"the tokenizer does not fit the weights of {recipe.init}.",
-                    where="tokenizer",
-                    fix=f"tokenizer: {{use: pretrained, path: {recipe.init}}} would.",
-                )
-            try:
-                model.load_state_dict(source.model.state_dict(), strict=True)
-            except RuntimeError as err:
-                raise RecipeError(
-                    f"the model of this recipe does not fit the weights of {recipe.init}: {str(err).splitlines()[1]}.",
-                    where="model",
-                    fix="`tilth import` writes a base.yaml with the fields that do; `extends:` it.",
-                ) from None
+            model.load_state_dict(load(recipe.init).model.state_dict(), strict=True)
         return model
 
     # ---- after training ------------------------------------------------------------------------------------------
@@ -430,11 +491,18 @@ class _Job:
                 )
                 pairs = zip(self.recipe.eval.samples, texts, strict=True)
                 write_json(self.dir / "samples.json", [{"prompt": p, "text": t} for p, t in pairs])
-        if self.recipe.export.format != "none":
+        if self.recipe.export.format != "none" and self._exportable():
             with self._cached("export", [weights, recipe["export"]]) as todo:
                 if todo:
                     said = speaker.export(self.dir.export, format=self.recipe.export.format)
                     self.out.say(f"export: {self.dir.export} ({said})")
+
+    def _exportable(self) -> bool:
+        """Whether an architecture can hold the model; `check` has said so before training if none can."""
+        try:
+            return bool(hf.choose(self.recipe.model, self.start.max_sequence, self.recipe.export.format))
+        except DataError:
+            return False
 
     def _cached(self, name: str, key: Any) -> _Done:
         return _Done(self.dir, name, content_hash(key))
@@ -463,6 +531,14 @@ class _Done:
         if kind is None and self._todo:
             done = read_json(self._file) if self._file.exists() else {}
             write_json(self._file, {**done, self._name: self._key})
+
+
+def _command() -> str | None:
+    """How this process was called, if by the `tilth` command."""
+    called = Path(sys.argv[0])
+    if called.name == "tilth" or called.parts[-2:] == ("tilth", "__main__.py"):
+        return "tilth " + shlex.join(sys.argv[1:])
+    return None
 
 
 def versions() -> dict[str, str]:

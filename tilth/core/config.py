@@ -78,7 +78,7 @@ def parse_yaml(text: str, where: str) -> Any:
         mark = err.problem_mark or err.context_mark
         place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
         raise RecipeError(f"this is not readable as YAML: {err.problem or err.context}.", where=place) from None
-    except (yaml.YAMLError, RecursionError) as err:
+    except (yaml.YAMLError, RecursionError, ValueError) as err:  # ValueError: a number of thousands of digits
         what = "nested too deeply" if isinstance(err, RecursionError) else str(err).splitlines()[0]
         raise RecipeError(f"this is not readable as YAML: {what}.", where=where) from None
 

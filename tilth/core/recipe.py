@@ -7,7 +7,7 @@ inherit the fields that stand at the top, then validate. Nothing else in tilth l
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -220,16 +220,28 @@ def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) 
     """
     path = Path(path)
     data, origins = _inherit(path, ())
-    given = _parse_overrides(overrides)
-    for dotted, value in given.items():
+    return override(data, origins, overrides, where=str(path))
+
+
+def override(
+    data: dict[str, Any],
+    origins: dict[str, str],
+    overrides: dict[str, Any] | list[str] | None,
+    where: str = "recipe",
+) -> Resolved:
+    """Apply dotted overrides to plain data, each replacing what it names, and validate.
+
+    A stage field named without a stage (`optim.lr`) is set for every stage, those that say their own included.
+    """
+    for dotted, value in _everywhere(data, _parse_overrides(overrides)):
         place = _set(data, dotted, value)
         data = _spell_out(data)
         if isinstance(value, str) and isinstance(_at(data, place), dict):
             value = {"use": value}
-        budget = place.rpartition(".")[0] if place.split(".")[-2:-1] == ["budget"] else place
-        origins = {p: o for p, o in origins.items() if not (p == budget or p.startswith(budget + "."))}
+        gone = place.rpartition(".")[0] if place.split(".")[-2:-1] == ["budget"] else place
+        origins = {p: o for p, o in origins.items() if not (p == gone or p.startswith(gone + "."))}
         origins.update(dict.fromkeys(_leaves(value, place), "command line"))
-    return from_dict(data, where=str(path), origins=origins)
+    return from_dict(data, where=where, origins=origins)
 
 
 def from_dict(data: dict[str, Any], where: str = "recipe", origins: dict[str, str] | None = None) -> Resolved:
@@ -240,7 +252,8 @@ def from_dict(data: dict[str, Any], where: str = "recipe", origins: dict[str, st
     try:
         recipe = validate(Recipe, expanded)
     except RecipeError as err:
-        raise RecipeError(err.what, where=f"{where}: {_as_written(err.where, data)}", fix=err.fix) from None
+        place = _as_written(err.where, data)
+        raise RecipeError(err.what, where=f"{where}: {place}" if place else where, fix=err.fix) from None
     full = {}
     for leaf in _leaves(recipe.to_dict(), ""):
         written = _as_written(leaf, data)
@@ -262,14 +275,14 @@ def schema() -> dict[str, Any]:
             sub = config_class(area, name).model_json_schema()
             defs.update(sub.pop("$defs", {}))
             sub["properties"] = {"use": {"const": name}, **sub.get("properties", {})}
-            sub["required"] = ["use", *sub.get("required", [])]
+            sub["required"] = []  # so may the technique it names
             defs[f"{area}.{name}"] = sub
     stage = dict(defs["Stage"])
     stage["required"] = []  # a stage inherits what it does not say
     defs["Stage"] = stage
     shared = {k: v for k, v in stage["properties"].items() if k != "name"}
     base["properties"] = {"extends": {"type": "string"}, **base["properties"], **shared}
-    base["required"] = ["name", "corpus", "tokenizer", "model"]
+    base["required"] = []  # `extends:` may provide anything
     _link_areas(base)
     return {**base, "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "tilth recipe"}
 
@@ -307,6 +320,7 @@ def _inherit(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[s
     return merged, {**kept, **own}
 
 
+_WHOLE = {"budget", "sources", "weights"}
 _SLOTS = ("tokenizer", "model", *STAGE_DEFAULTS)
 
 
@@ -340,13 +354,13 @@ def _spell_out(data: dict[str, Any]) -> dict[str, Any]:
 def merge(base: Any, over: Any) -> Any:
     """`over` on `base`: mappings merge field by field, but one that names another `use:` replaces; lists replace.
 
-    A budget is one thing, so a later one replaces the earlier one whole.
+    A budget is one thing, and so is a list of sources or of their weights: a later one replaces the earlier whole.
     """
     if not isinstance(base, dict) or not isinstance(over, dict):
         return over
     if "use" in over and over["use"] != base.get("use"):
         return over
-    return {**base, **{k: merge(base[k], v) if k in base and k != "budget" else v for k, v in over.items()}}
+    return {**base, **{k: merge(base[k], v) if k in base and k not in _WHOLE else v for k, v in over.items()}}
 
 
 def _parse_overrides(overrides: dict[str, Any] | list[str] | None) -> dict[str, Any]:
@@ -361,6 +375,18 @@ def _parse_overrides(overrides: dict[str, Any] | list[str] | None) -> dict[str, 
             raise RecipeError(f"the override {item!r} is not of the form a.b=value.", where="command line")
         out[dotted] = parse_yaml(text, f"override {dotted}")
     return out
+
+
+def _everywhere(data: dict[str, Any], given: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Overrides with those of a stage field repeated for the stages that have that field of their own."""
+    for dotted, value in given.items():
+        field = dotted.partition(".")[0]
+        stages = data.get("stages") if field in _shared_fields() else None
+        own = [i for i, s in enumerate(stages) if field in s] if isinstance(stages, list) else []
+        if stages is None or len(own) < len(stages):
+            yield dotted, value
+        for i in own:
+            yield f"stages.{i}.{dotted}", value
 
 
 def _set(data: dict[str, Any], dotted: str, value: Any) -> str:
@@ -384,7 +410,7 @@ def _set(data: dict[str, Any], dotted: str, value: Any) -> str:
         node.clear()  # steps given on the command line replace tokens in the file
         node[last] = value
     else:
-        node.update(merge(node, {last: value}))
+        node[last] = value
     return ".".join([*place, str(step)])
 
 

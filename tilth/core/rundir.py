@@ -98,11 +98,18 @@ class Rows:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All whole rows of a JSONL file; [] if there is none."""
+    """All whole rows of a JSONL file; [] if there is none. Raises DataError naming the line that is damaged."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            raise DataError(
+                "this row is damaged.", where=f"{path}, line {number}", fix="Remove the line, or the file."
+            ) from None
+    return rows
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -48,6 +48,11 @@ class Config(BaseConfig):
     limit: int | None = Field(100, gt=0)
     """Pairs per paradigm, the first ones; null: all (own pairs: 100)."""
 
+    def check(self) -> None:
+        """Raises DataError if the file of pairs is not there."""
+        if self.path is not None and not Path(self.path).is_file():
+            raise DataError("there is no such file of pairs.", where=self.path)
+
     def run(
         self, speaker: Speaker, held_out: Mapping[str, Sequence[str]], train: Mapping[str, Sequence[str]]
     ) -> dict[str, Any]:

@@ -9,7 +9,7 @@ Shape letters: B batch, T time, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,11 +65,18 @@ class Speaker:
     """Scores and continues text. Its arithmetic is the model's compute dtype; no gradients are kept."""
 
     def __init__(
-        self, model: Any, tokenizer: Tokenizer, *, batch_tokens: int = 8192, stride: int | None = None
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        *,
+        batch_tokens: int = 8192,
+        stride: int | None = None,
+        generation: Mapping[str, Any] | None = None,
     ) -> None:
         """`batch_tokens`: tokens per forward pass. `stride`: tokens scored per window of a text longer than the
         model's sequence (None: half the sequence); smaller gives more context and costs more.
 
+        `generation`: fields of the generation_config.json the model came with, which an export hands on.
         Raises DataError if the tokenizer has more tokens than the model.
         """
         if tokenizer.vocab_size > model.vocab_size:
@@ -79,7 +86,7 @@ class Speaker:
                 fix="Use the tokenizer the model was trained with.",
             )
         self.model, self.tokenizer = model, tokenizer
-        self.batch_tokens = batch_tokens
+        self.batch_tokens, self.generation = batch_tokens, generation
         self.stride = max(1, model.max_sequence // 2) if stride is None else stride
         if not 1 <= self.stride <= model.max_sequence:
             raise DataError(
@@ -281,7 +288,9 @@ class Speaker:
         """Write a Hugging Face directory and compare its logits; see `tilth.arch.hf.export_hf`."""
         from tilth.arch import hf
 
-        return hf.export_hf(Path(dir), self.model.config, self.model, self.tokenizer, format=format)
+        return hf.export_hf(
+            Path(dir), self.model.config, self.model, self.tokenizer, format=format, generation=self.generation
+        )
 
     @property
     def _device(self) -> torch.device:

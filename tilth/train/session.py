@@ -159,18 +159,18 @@ class Session:
         from safetensors.torch import save_file
 
         refs = [f"{r.source} epoch {r.epoch} window {r.window}" for r in self.staged.sampler.refs(clock.step)]
-        kept = self.dir / f"diverged-{self.staged.stage.name}-step-{clock.step}-rank-{self.world.rank}.safetensors"
+        kept = self.dir / f"diverged-{self.staged.stage.name}-step-{clock.step + 1}-rank-{self.world.rank}.safetensors"
         save_file({"tokens": batch.tokens, "targets": batch.targets, "positions": batch.positions}, str(kept))
         self.store.wait()
         if not result.targets:
             raise DataError(
-                f"no position of the batch of step {clock.step} carries a loss: all its labels are masked. The batch was "
+                f"no position of the batch of step {clock.step + 1} carries a loss: all labels are masked. It was "
                 f"{refs[0]} … {refs[-1]}, kept in {kept.name}.",
                 where=f"stage {self.staged.stage.name}",
                 fix="Longer documents, another objective or a larger batch would give it targets.",
             )
         raise DivergedError(
-            f"the loss is {result.loss} and the gradient norm {result.grad_norm} at step {clock.step}; nothing was "
+            f"the loss is {result.loss} and the gradient norm {result.grad_norm} at step {clock.step + 1}; nothing was "
             f"updated. The batch was {refs[0]} … {refs[-1]}, kept for replay in {kept.name}.",
             where=f"stage {self.staged.stage.name}",
             fix="A lower optim.lr, a longer warm-up or clip: 1.0 usually works; checkpoints before it are whole.",

@@ -3,6 +3,16 @@
 from .compare import Parity, parity
 from .families import FAMILIES
 from .reading import Imported, generation_config, import_hf
-from .writing import Export, export_hf
+from .writing import Export, choose, export_hf
 
-__all__ = ["FAMILIES", "Export", "Imported", "Parity", "export_hf", "generation_config", "import_hf", "parity"]
+__all__ = [
+    "FAMILIES",
+    "Export",
+    "Imported",
+    "Parity",
+    "choose",
+    "export_hf",
+    "generation_config",
+    "import_hf",
+    "parity",
+]

@@ -78,5 +78,5 @@ class Fields:
                 self.refuse(
                     name,
                     f"({value!r:.60}) is not one tilth knows, so the model might not be what it seems",
-                    f"If it does not change the logits, import with ignore={{'{name}'}}.",
+                    f"If it does not change the logits, import with `--ignore {name}` (Python: ignore=['{name}']).",
                 )
