@@ -42,7 +42,7 @@ from tilth.eval.speaker import Speaker
 from tilth.report import page
 from tilth.report.live import Console, console
 from tilth.train.learner import World
-from tilth.train.plan import Plan, plan, remember
+from tilth.train.plan import Plan, plan, remember, shape
 from tilth.train.session import Session, Setting
 
 GENERATION = "generation_config.json"
@@ -459,6 +459,7 @@ class _Job:
             "peak_memory_bytes": max(r["peak_memory_bytes"] for r in rows),
             "flops_per_second": self.plan.numbers["flops_total"] / seconds,
             "run": self.dir.path.name,
+            "shape": shape(self.recipe),
         }
         if not self.dir.path.parent.name.startswith(".verify-"):  # a proof's few steps say nothing of speed
             remember(self.cache, self.plan.numbers, measured, self.world.size)

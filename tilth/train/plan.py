@@ -16,8 +16,10 @@ import torch
 
 from tilth.core.clock import Clock
 from tilth.core.errors import PlanError
+from tilth.core.hashing import content_hash
 from tilth.core.recipe import Recipe, Stage
 from tilth.core.rundir import Rows, read_rows
+from tilth.core.technique import dump
 from tilth.data.sampler import Sampler
 from tilth.data.store import TokenStore
 
@@ -133,7 +135,9 @@ def _numbers(recipe: Recipe, stages: list[StagePlan], vocab: int, cache: Path, w
     parameters = recipe.model.num_parameters(vocab, max(s.stage.batch.sequence for s in stages))  # type: ignore[attr-defined]
     flops = sum(s.flops_per_token * s.tokens for s in stages)
     history = read_rows(cache / HISTORY)
-    speeds = [h["flops_per_second"] for h in history if h.get("flops_per_second") and h.get("world") == world]
+    alike = [h for h in history if h.get("flops_per_second") and h.get("world") == world]
+    alike = [h for h in alike if h.get("shape") == shape(recipe)] or alike
+    speeds = [h["flops_per_second"] for h in alike]
     rate = statistics.median(speeds[-9:]) if speeds else None
     return {
         "parameters": parameters,
@@ -159,6 +163,12 @@ def _numbers(recipe: Recipe, stages: list[StagePlan], vocab: int, cache: Path, w
             for s in stages
         ],
     }
+
+
+def shape(recipe: Recipe) -> str:
+    """What decides how fast a recipe trains on one machine: model, batches, arithmetic."""
+    batches = [s.batch.model_dump() for s in recipe.stages]
+    return content_hash([dump(recipe.model), batches, recipe.precision, recipe.recompute, recipe.compile])
 
 
 def errors(history: list[dict[str, Any]]) -> dict[str, Any]:
