@@ -440,7 +440,7 @@ FIELDS = [
     ("gemma2", {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "differs between kinds of layers"),
     ("llama", {"hidden_act": "relu"}, "hidden_act is 'relu'; tilth can read silu"),
     ("llama", {"quantization_config": {"bits": 4}}, "quantization_config .* is not one tilth knows"),
-    ("llama", {"embedding_multiplier": 12.0}, "embedding_multiplier .* import with ignore="),
+    ("llama", {"embedding_multiplier": 12.0}, "embedding_multiplier .* import with `--ignore embedding_multiplier`"),
     ("llama", {"hidden_size": "48"}, "hidden_size must be a whole number, not '48'"),
     ("llama", {"hidden_size": True}, "hidden_size must be a whole number, not True"),
     ("llama", {"hidden_size": None}, "hidden_size is missing"),

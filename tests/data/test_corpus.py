@@ -222,10 +222,12 @@ def test_the_same_corpus_is_prepared_once_and_another_anew(sources, tmp_path, mo
         base | {"holdout": {"max_bytes": 1}},
         base | {"on_error": "raise"},
     ]
-    keys = [prepare(corpus(**v), tmp_path / "cache", lambda line: None).key for v in variants]
+    made = [prepare(corpus(**v), tmp_path / "cache", lambda line: None) for v in variants]
     write(sources["web"], [sentence(1), sentence(2)])
-    keys.append(prepare(corpus(**base), tmp_path / "cache", lambda line: None).key)
-    assert len({first.key, *keys}) == 8
+    made.append(prepare(corpus(**base), tmp_path / "cache", lambda line: None))
+    assert len({first.dir, *(d.dir for d in made)}) == 8
+    assert made[5].key == first.key  # on_error: raise gave the same text
+    assert first.key not in {made[2].key, made[3].key, made[6].key}  # other order, other split, other text
     assert len(list((tmp_path / "cache").glob("documents-*"))) == 8
 
 

@@ -135,3 +135,34 @@ def test_every_parameter_has_one_role_and_gets_a_gradient() -> None:
     loss = resolve("objective", "next_token")(net, batch(), Clock(0, 1))
     loss.total.backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in net.parameters())
+
+
+@pytest.mark.parametrize(("device", "needs"), [("cpu", "CXX, g++"), ("cuda", "CC, gcc or clang")])
+@pytest.mark.parametrize("named", [None, "/nowhere/compiler"])
+def test_without_a_compiler_the_model_runs_eagerly_and_says_so(
+    device: str, needs: str, named: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("PATH", "/nowhere")
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False) if named is None else monkeypatch.setenv(variable, named)
+    net = model()
+    plain = net.hidden
+    assert needs in (compile_model(net, "on", torch.device(device)) or "")
+    assert net.hidden == plain
+
+
+@pytest.mark.parametrize(("device", "compiler"), [("cpu", "g++"), ("cuda", "gcc"), ("cuda", "clang")])
+def test_a_compiler_on_the_path_is_used(
+    device: str, compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    (tmp_path / compiler).write_text("#!/bin/sh\n")
+    (tmp_path / compiler).chmod(0o755)
+    net = model()
+    plain = net.hidden
+    assert compile_model(net, "on", torch.device(device)) is None
+    assert net.hidden != plain  # compiled when first called

@@ -33,13 +33,12 @@ FIRST_REACH = 32_768
 
 @dataclass(frozen=True)
 class Head:
-    """The output head: logits = softcap(scale * hidden @ weight.T + bias)."""
+    """The output head: logits = softcap(hidden @ weight.T + bias)."""
 
     weight: Tensor
     """[V, D]"""
     bias: Tensor | None
     softcap: float | None
-    scale: float = 1.0
 
 
 class Decoder(nn.Module):
@@ -118,7 +117,7 @@ class Decoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Final states [..., D] -> logits float32 [..., V] (float64 if that is the compute dtype)."""
         head = self.head()
-        logits = ops.linear(hidden, head.weight, head.bias) * head.scale
+        logits = ops.linear(hidden, head.weight, head.bias)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class TilthError(Exception):
@@ -19,7 +20,7 @@ class TilthError(Exception):
         self.what, self.where, self.fix = what, where, fix
         super().__init__(" ".join(part for part in (f"{where}:" if where else "", what, fix) if part))
 
-    def as_dict(self) -> dict[str, str | int]:
+    def as_dict(self) -> dict[str, Any]:
         """The same error for `--json`."""
         return {
             "error": type(self).__name__,
@@ -67,9 +68,17 @@ class DivergedError(TilthError):
 
 
 class ProofFailed(TilthError):
-    """A `tilth verify` proof did not hold."""
+    """A `tilth verify` proof did not hold. `results` is what every proof found, for `--json`."""
 
     exit_code = 8
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "", results: dict[str, Any] | None = None) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.results = results or {}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The error, and the results of the proofs that held and of those that did not."""
+        return {**super().as_dict(), "results": self.results}
 
 
 class Interrupted(TilthError):

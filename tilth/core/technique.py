@@ -26,7 +26,6 @@ AREAS: dict[str, str] = {
     "curate": "tilth.data.curate",
     "tokenizer": "tilth.data.tokenize",
     "mixture": "tilth.data.mix",
-    "order": "tilth.data.order",
     "model": "tilth.arch",
     "objective": "tilth.objective",
     "optim": "tilth.optim",

@@ -41,7 +41,8 @@ class Documents:
         """Open what `prepare` wrote. Raises DataError if a file is missing or of the wrong size."""
         self.dir = dir
         data = read_json(dir / "ledger.json")
-        self.key = content_hash({n: f["sha256"] for n, f in data["files"].items() if n.endswith(".parquet")})
+        names = [f"{source}.{split}.parquet" for source in data["sources"] for split in SPLITS]
+        self.key = content_hash([[name, data["files"][name]["sha256"]] for name in names])
         """Content of the documents: equal text gives an equal key, wherever and whenever it was read."""
         self.sources: list[str] = list(data["sources"])
         self.ledger: dict[str, dict[str, Any]] = data["sources"]

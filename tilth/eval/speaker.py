@@ -181,7 +181,7 @@ class Speaker:
             hidden, targets = self.model.hidden(tokens[:, :-1])[where], tokens[:, 1:][where]
             step = max(1, LOGIT_BYTES // (4 * self.model.vocab_size))
             for h, t in zip(hidden.split(step), targets.split(step), strict=True):
-                logits = self._head(h)
+                logits = self.model.logits(h)
                 logp.append(logits.gather(1, t[:, None])[:, 0] - logits.logsumexp(-1))
                 best.append(logits.argmax(-1) == t)
         counts = scored.sum(1)
@@ -253,7 +253,9 @@ class Speaker:
                 else:
                     last = torch.tensor([[r.ids[-1]] for r in active], device=self._device)
                     hidden = self.model.hidden(last, cache=cache)[:, 0]
-                logits = self._head(hidden)[:, : self.tokenizer.vocab_size]  # rows beyond are padding of the matrix
+                logits = self.model.logits(hidden)[
+                    :, : self.tokenizer.vocab_size
+                ]  # rows beyond are padding of the matrix
                 seen = [torch.tensor(r.ids, device=self._device) for r in active] if sampling.needs_seen else []
                 chosen = sampling.choose(logits, seen, [r.number for r in active], step).tolist()
             for reply, token in zip(active, chosen, strict=True):
@@ -308,13 +310,6 @@ class Speaker:
         finally:
             if was:
                 self.model.train()
-
-    def _head(self, hidden: Tensor) -> Tensor:
-        """Hidden states [N, D] -> logits float32 [N, V], as the model's forward pass computes them."""
-        head = self.model.head()
-        bias = None if head.bias is None else head.bias.to(hidden.dtype)
-        logits = torch.nn.functional.linear(hidden, head.weight.to(hidden.dtype), bias).float() * head.scale
-        return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
 
     def _before(self, empty: bool) -> np.ndarray:
         """What is put before a text: the begin token; without one, the end token if there is nothing else to go by."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,8 +187,16 @@ def compile_model(model: Any, mode: str, device: torch.device) -> str | None:
     """
     if mode == "off" or (mode == "auto" and device.type != "cuda"):
         return None
-    if device.type == "cpu" and not any(shutil.which(c) for c in (os.environ.get("CXX", ""), "g++", "clang++") if c):
-        return "torch.compile needs a C++ compiler and none is installed: the model runs eagerly."
+    # Where they look: inductor for the C++ of a CPU's kernels, Triton for the C that launches a GPU's
+    mac = sys.platform == "darwin"
+    language, variable, known = (
+        ("C", "CC", ("gcc", "clang")) if device.type == "cuda" else ("C++", "CXX", ("clang++" if mac else "g++",))
+    )
+    if not any(map(shutil.which, [os.environ[variable]] if os.environ.get(variable) else known)):
+        return (
+            f"torch.compile needs a {language} compiler and finds none ({variable}, {' or '.join(known)}): "
+            "the model runs eagerly."
+        )
     with contextlib.suppress(AttributeError):  # the loss of one extra graph is worth less than a failed start
         torch._dynamo.config.cache_size_limit = 32
     model.hidden = torch.compile(model.hidden, dynamic=False)
