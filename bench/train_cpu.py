@@ -331,7 +331,9 @@ def main() -> None:
     if not args.rounds:
         if out is None or not out.exists():
             parser.error("--rounds 0 adds the losses to earlier evidence, and there is none; measure the rounds first")
+        around = data["around_steps"]
         data = json.loads(out.read_text())
+        data["around_steps"] = around or data["around_steps"]
         data["command"] += " && " + command()
     with tempfile.TemporaryDirectory() as work:
         for name in names:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ import torch.nn.functional as F
 from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
 from tilth.core.technique import resolve
-from tilth.train.learner import Learner, World
+from tilth.train.learner import Learner, World, compile_model
 
 V, B, T = 97, 8, 24
 

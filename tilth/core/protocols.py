@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .clock import Clock
@@ -49,6 +50,14 @@ class CurateStep(Protocol):
         """An object whose `judge(batch) -> Verdicts` is called on batches in order and may keep state."""
 
 
+class TokenizerSpec(Protocol):
+    """A tokenizer's configuration."""
+
+    def prepare(self, documents: Any, cache: Path, say: Callable[[str], None]) -> Path:
+        """A directory with tokenizer.json and tokenizer_config.json, made from `documents`
+        (tilth.data.corpus.Documents) or found; one that is made lies in `cache` under the key of its content."""
+
+
 class Mixture(Protocol):
     """A mixture's configuration."""
 
@@ -68,20 +77,88 @@ class NamedParam:
     role: Role
 
 
+class ModelSpec(Protocol):
+    """A model's configuration."""
+
+    @property
+    def layers(self) -> int:
+        """Blocks."""
+
+    @property
+    def width(self) -> int:
+        """Size of the residual stream."""
+
+    @property
+    def ffn_width_(self) -> int:
+        """Width inside the feed-forward network, derived if not given."""
+
+    def build(self, vocab_size: int, max_sequence: int) -> Model:
+        """A torch module whose parameters still need `init_weights` or loading."""
+
+    def num_parameters(self, vocab_size: int, max_sequence: int | None = None) -> dict[str, int]:
+        """Parameters by place, their `total`, and `matmul`: weights each token is multiplied with."""
+
+    def flops_per_token(self, vocab_size: int, sequence: int) -> float:
+        """Floating-point operations of training on one token, forward and backward."""
+
+    def activation_elements(self) -> int:
+        """Elements a block keeps per token for its backward pass."""
+
+
 class Model(Protocol):
-    """What a model configuration's `build(vocab_size, max_sequence)` returns: a torch module that also has these."""
+    """What `ModelSpec.build` returns: a torch module that also has these. Weights are float32."""
+
+    config: Any
+    """The configuration it was built from."""
+    vocab_size: int
+    """Rows of the embedding, at least the tokenizer's tokens."""
+    max_sequence: int
+    """Tokens it can read at once."""
+    compute_dtype: torch.dtype
+    """Dtype of the activations; may be set."""
+    recompute: bool
+    """Recompute activations in the backward pass instead of keeping them; may be set."""
+
+    def init_weights(self, seed: int) -> None:
+        """First weights, a function of the seed and each parameter's name and shape alone."""
+
+    def to_compute(self, dtype: torch.dtype) -> Model:
+        """Set `compute_dtype`, refusing what it cannot compute in; returns itself."""
 
     def hidden(self, tokens: torch.Tensor, positions: torch.Tensor | None = None, cache: Any = None) -> torch.Tensor:
-        """Final normalised hidden states [B, T, D] in the compute dtype."""
+        """Final normalised hidden states [B, T, D] in the compute dtype. `positions` alone define the document mask;
+        with a cache (without `positions`) the tokens follow those stored."""
 
     def head(self) -> Any:
-        """The output head: .weight [V, D], .bias or None, .softcap or None, .scale."""
+        """The output head, for objectives that never hold all logits: .weight [V, D], .bias or None, .softcap or None;
+        logits = softcap(hidden @ weight.T + bias)."""
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states [..., D] -> logits float32 [..., V] (float64 if that is the compute dtype)."""
 
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor | None = None, cache: Any = None) -> torch.Tensor:
-        """Logits float32 [B, T, V]."""
+        """Logits of `hidden`, [B, T, V]."""
+
+    def new_cache(self, batch: int, capacity: int | None = None) -> Cache:
+        """Nothing stored yet, for `batch` sequences of at most `capacity` tokens (None: max_sequence)."""
 
     def roles(self) -> dict[str, Role]:
         """Parameter name -> role; every parameter has exactly one."""
+
+
+class Cache(Protocol):
+    """What a model keeps of the tokens it has read, so that generation reads each once."""
+
+    capacity: int
+    """Tokens it has room for."""
+    end: int
+    """Places in use; no stored sequence is longer."""
+
+    def keep(self, lengths: torch.Tensor) -> None:
+        """Keep only the first `lengths[b]` tokens of each sequence, int64 [B]."""
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep only these sequences, int64."""
 
 
 @dataclass
@@ -122,6 +199,13 @@ class Schedule(Protocol):
 # ---- the run ---------------------------------------------------------------------------------------------------
 
 
+class HookSpec(Protocol):
+    """A hook's configuration."""
+
+    def build(self, run_dir: Path, name: str) -> Hook:
+        """The hook of the run called `name`. Raises RecipeError if a package it needs is not installed."""
+
+
 class Hook(Protocol):
     """A listener. Hooks see plain values and cannot change the run."""
 
@@ -142,7 +226,8 @@ class Hook(Protocol):
 
 
 class Task(Protocol):
-    """An evaluation task's configuration."""
+    """An evaluation task's configuration. One that reads files also has `check()`, which is called before training
+    and raises for what it could not read."""
 
     def run(self, speaker: Any, held_out: Mapping[str, Sequence[str]], train: Mapping[str, Sequence[str]]) -> dict:
         """Results as plain data. `held_out` and `train` map a domain to its documents' texts."""

@@ -148,7 +148,7 @@ class Eval(Config):
 
     every: int | None = Field(None, gt=0)
     """Steps between held-out evaluations while training; null: only at the end."""
-    max_tokens: int = Field(20_000, gt=0)
+    max_tokens: int = Field(15_000, gt=0)
     """Held-out tokens per domain used while training; the final evaluation uses all of them."""
     tasks: list[technique("task")] = [{"use": "bits_per_byte"}]  # type: ignore[valid-type]
     samples: list[str] = []
