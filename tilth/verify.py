@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
@@ -26,13 +26,15 @@ from tilth.arch import hf
 from tilth.core import recipe as recipes
 from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
-from tilth.core.errors import ProofFailed, RecipeError, nearest
+from tilth.core.errors import DataError, ProofFailed, RecipeError, nearest
 from tilth.core.recipe import Recipe
 from tilth.core.rundir import read_json, read_rows, write_whole
 from tilth.data.corpus import Documents
+from tilth.data.store import TokenStore
 from tilth.report.live import Console, console
+from tilth.schedule.phases import Length, in_steps
 from tilth.train.learner import Learner, World
-from tilth.train.plan import Plan, plan
+from tilth.train.plan import Plan, StagePlan, plan
 from tilth.train.store import Store
 
 
@@ -48,10 +50,11 @@ class Ground:
     scratch: Path
 
     def short(self, **top: Any) -> Recipe:
-        """The recipe with `steps` steps per stage, no evaluation and no export."""
+        """The recipe with `steps` steps per stage, its schedule shrunk with it, no evaluation and no export."""
         data = self.recipe.to_dict()
-        for stage in data["stages"]:
+        for stage, planned in zip(data["stages"], self.plan.stages, strict=True):
             stage["budget"] = {"steps": self.steps}
+            stage["schedule"] |= _shrunk(planned, self.steps)
         data["eval"] = {"tasks": [], "samples": []}
         data["export"] = {"format": "none"}
         data["checkpoint"] |= {"every": 3, "keep": 3}
@@ -93,14 +96,18 @@ def verify(
             planned = plan(resolved.recipe, prepared.stores, prepared.tokenizer.vocab_size, root / ".cache")
             ground = Ground(resolved.recipe, prepared, planned, steps, root, scratch)
             begin = time.perf_counter()
-            holds, compared = PROOFS[name](ground)
+            try:
+                holds, compared = PROOFS[name](ground)
+            except (DataError, ProofFailed) as err:  # what a proof found; the others are still tried
+                holds, compared = False, str(err)
             results[name] = {"holds": holds, "compared": compared, "seconds": round(time.perf_counter() - begin, 2)}
             out.say(f"{'holds' if holds else 'FAILS':<6} {name:<13} {compared}")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     failed = [n for n, r in results.items() if not r["holds"]]
     if failed:
-        raise ProofFailed("; ".join(f"{n}: {results[n]['compared']}" for n in failed), where=str(recipe))
+        said = "; ".join(f"{n}: {results[n]['compared']}" for n in failed)
+        raise ProofFailed(said, where=str(recipe), results=results)
     return results
 
 
@@ -159,13 +166,11 @@ def packing(ground: Ground) -> tuple[bool, str]:
 def accumulation(ground: Ground) -> tuple[bool, str]:
     """One optimizer step on 1 x 8 sequences and on 8 x 1: the same loss, gradient and weights within rounding."""
     stage, said, holds = ground.plan.stages[0], [], True
-    n = min(8, stage.stage.batch.sequences)
-    batch = stage.sampler.batch(0)
-    batch = Batch(batch.tokens[:n], batch.targets[:n].clone(), batch.positions[:n])
+    n, batch = SEQUENCES, _sequences(stage, SEQUENCES)
     for i in range(n):  # unequal numbers of targets: a mean of means would be wrong
         batch.targets[i, : i * batch.targets.shape[1] // (2 * n)] = IGNORE
-    for precision, limit in (("fp32", 1e-5), (ground.recipe.precision, 2e-2)):
-        grads = []
+    for precision in dict.fromkeys(("fp32", ground.recipe.precision)):
+        limit, grads = {"fp32": 1e-5, "bf16": 2e-2}[precision], []
         for micro in (n, 1):
             model = ground.model(precision)
             learner = Learner(
@@ -204,7 +209,9 @@ def export(ground: Ground) -> tuple[bool, str]:
 
 
 def data(ground: Ground) -> tuple[bool, str]:
-    """Every planned sample is seen exactly once and no held-out document is among the training documents."""
+    """The files are as written, every planned sample is seen exactly once, and no held-out document is among the
+    training documents."""
+    files = _verify_files(ground.prepared)
     seen: Counter[Any] = Counter()
     planned = 0
     for staged in ground.plan.stages:
@@ -218,10 +225,14 @@ def data(ground: Ground) -> tuple[bool, str]:
     leaks = _leaks(ground.prepared.documents)
     holds = twice == 0 and sum(seen.values()) == planned == counted and not leaks
     return holds, (
+        f"{files} files of documents and tokens have the SHA-256 they were written with; "
         f"{planned:,} planned samples, {len(seen):,} distinct, {twice} seen twice; "
         f"{len(leaks)} held-out documents whose id, text or file is also in training"
     )
 
+
+SEQUENCES = 8
+"""Sequences of the step that the accumulation proof splits."""
 
 PROOFS: dict[str, Callable[[Ground], tuple[bool, str]]] = {
     "resume": resume,
@@ -234,6 +245,35 @@ PROOFS: dict[str, Callable[[Ground], tuple[bool, str]]] = {
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------------
+
+
+def _shrunk(planned: StagePlan, steps: int) -> dict[str, int]:
+    """The lengths of a stage's schedule for a stage of only `steps` steps, in steps.
+
+    Rounded down: what fits into the stage then fits into the short one. A length that is none stays as it is.
+    """
+    schedule, out = planned.stage.schedule, {}
+    for name, kind in get_type_hints(type(schedule), include_extras=True).items():
+        if kind == Length and (length := in_steps(getattr(schedule, name), planned.steps)):
+            out[name] = max(1, length * steps // planned.steps)
+    return out
+
+
+def _sequences(stage: StagePlan, count: int) -> Batch:
+    """The stage's first `count` sequences, of as many steps as that takes; the targets may be written to."""
+    steps = -(-count // stage.stage.batch.sequences)
+    parts = [stage.sampler.batch(step) for step in range(steps)]
+    return Batch(*(torch.cat([getattr(p, f) for p in parts])[:count] for f in ("tokens", "targets", "positions")))
+
+
+def _verify_files(prepared: job.Prepared) -> int:
+    """Compare every file of documents and tokens with its checksum; their number. DataError names one that differs."""
+    prepared.documents.verify()
+    files = len(read_json(prepared.documents.dir / "ledger.json")["files"])
+    for store in (s for splits in prepared.stores.values() for s in splits.values()):
+        TokenStore.open(store.path, verify=True)
+        files += len(read_json(store.path / "store.json")["files"])
+    return files
 
 
 def _in_process(ground: Ground, name: str, stops: list[tuple[signal.Signals, float]]) -> Path:
