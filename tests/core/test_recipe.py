@@ -87,6 +87,7 @@ def test_a_short_name_sets_nothing_but_itself(tmp_path: Path) -> None:
 def test_a_budget_on_the_command_line_replaces_the_one_in_the_file(tmp_path: Path) -> None:
     (stage,) = recipes.load(write(tmp_path, BASE), ["budget.steps=7"]).recipe.stages
     assert (stage.budget.steps, stage.budget.tokens) == (7, None)
+    assert recipes.load(write(tmp_path, BASE), {"budget.tokens": 2e5}).recipe.stages[0].budget.tokens == 200_000
 
 
 def test_resolved_recipe_loads_back_equal(tmp_path: Path) -> None:
@@ -106,6 +107,8 @@ def test_the_hash_follows_the_content(tmp_path: Path) -> None:
     [
         (BASE + "modle: 1\n", None, "modle", "Did you mean 'model'"),
         (BASE + "optim: {use: adamw, wieght_decay: 0.1}\n", None, "optim.wieght_decay", "'weight_decay'"),
+        (BASE + "schedul: wsd\n", None, "schedul", "'schedule'"),
+        (BASE + "mixtrue: fixed\n", None, "mixtrue", "'mixture'"),
         (BASE + "optim: {use: muno}\n", None, "optim", "'muon'"),
         (BASE + "optim: {use: adamw, lr: fast}\n", None, "optim.lr", "'fast'"),
         (BASE + "optim: {use: adamw, lr: '1e-3'}\n", None, "optim.lr", "number"),

@@ -146,7 +146,9 @@ def _fields_at(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     for part in loc:
         if isinstance(current, type) and issubclass(current, BaseModel) and part in current.model_fields:
             current = _config_in(current.model_fields[part].annotation)
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+    if not isinstance(current, type) or not issubclass(current, BaseModel):
+        return []
+    return [*current.model_fields, *getattr(current, "written_also", ())]
 
 
 def _config_in(annotation: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -167,6 +167,8 @@ class Export(Config):
 class Recipe(Config):
     """A resolved recipe: `stages` is complete, each stage holds all it needs."""
 
+    written_also: ClassVar[tuple[str, ...]] = ("extends", *(f for f in Stage.model_fields if f != "name"))
+    """Fields a recipe file may hold at the top besides these: they go to every stage."""
     name: str = Field(pattern=_NAME_PATTERN)
     seed: int = Field(0, ge=0, lt=2**63)
     corpus: Corpus
@@ -367,7 +369,7 @@ def _parse_overrides(overrides: dict[str, Any] | list[str] | None) -> dict[str, 
     if not overrides:
         return {}
     if isinstance(overrides, dict):
-        return overrides
+        return {dotted: _whole(value) for dotted, value in overrides.items()}
     out: dict[str, Any] = {}
     for item in overrides:
         dotted, eq, text = item.partition("=")
@@ -375,6 +377,13 @@ def _parse_overrides(overrides: dict[str, Any] | list[str] | None) -> dict[str, 
             raise RecipeError(f"the override {item!r} is not of the form a.b=value.", where="command line")
         out[dotted] = parse_yaml(text, f"override {dotted}")
     return out
+
+
+def _whole(value: Any) -> Any:
+    """Python's 2e5 as YAML's: a whole number (which is good for a float field too)."""
+    if isinstance(value, dict):
+        return {k: _whole(v) for k, v in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _everywhere(data: dict[str, Any], given: dict[str, Any]) -> Iterator[tuple[str, Any]]:

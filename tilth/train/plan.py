@@ -70,8 +70,8 @@ def plan(
                     f"the source '{row['source']}' would be repeated {row['epochs_total']:.1f} times, more than "
                     f"max_epochs ({stage.max_epochs:g}).",
                     where=f"stages.{number}.mixture",
-                    fix=f"A budget of about {_round_down(most)} tokens, a smaller weight for '{row['source']}', more "
-                    f"text, or max_epochs: {math.ceil(row['epochs_total'])} would work.",
+                    fix=f"budget.tokens={_round_down(most)} or max_epochs={math.ceil(row['epochs_total'])} would work; "
+                    f"so would more text, or a smaller weight for '{row['source']}'.",
                 )
         if stage.batch.sequences % world:
             raise PlanError(
