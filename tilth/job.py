@@ -60,7 +60,6 @@ class Prepared:
 
     documents: Documents
     tokenizer: Tokenizer
-    tokenizer_dir: Path
     stores: dict[str, dict[str, TokenStore]]
 
 
@@ -165,9 +164,8 @@ def prepare(recipe: Recipe, cache: Path, say: Any) -> Prepared:
     """Documents, tokenizer and token shards of a recipe, each from the cache where its inputs have not changed."""
     cache.mkdir(parents=True, exist_ok=True)
     documents = prepare_documents(recipe.corpus, cache, say)
-    tokenizer_dir = recipe.tokenizer.prepare(documents, cache, say)  # type: ignore[attr-defined]
-    tokenizer = Tokenizer.load(tokenizer_dir)
-    return Prepared(documents, tokenizer, tokenizer_dir, write_stores(documents, tokenizer, cache, say))
+    tokenizer = Tokenizer.load(recipe.tokenizer.prepare(documents, cache, say))  # type: ignore[attr-defined]
+    return Prepared(documents, tokenizer, write_stores(documents, tokenizer, cache, say))
 
 
 def is_first_process() -> bool:

@@ -78,7 +78,7 @@ class Session:
         state = self.store.load()
         where = state[1]["progress"] if state else {"stage": 0, "clock": 0, "tokens": 0}
         before: Learner | None = None
-        done = sum(s.steps for s in self.plan.stages[: where["stage"]]) + where["clock"]
+        done = self._steps_before(where["stage"]) + where["clock"]
         with self._logs(done), contextlib.closing(self.store), Interrupt() as self.interrupt:
             for number, staged in enumerate(self.plan.stages):
                 if number < where["stage"]:
@@ -94,6 +94,10 @@ class Session:
                 self._train_stage(staged, learner, clock)
                 before = learner
         return self.model
+
+    def _steps_before(self, stage: int) -> int:
+        """Steps of all stages before the one of this number."""
+        return sum(s.steps for s in self.plan.stages[:stage])
 
     def _probe_shape(self) -> tuple[int, int]:
         model: Any = self.recipe.model
@@ -112,7 +116,7 @@ class Session:
         )
 
     def _train_stage(self, staged: StagePlan, learner: Learner, clock: Clock) -> None:
-        before = sum(s.steps for s in self.plan.stages[: clock.stage])
+        before = self._steps_before(clock.stage)
         self.staged = staged
         self.meter = meter.Meter(
             staged.stage.name, clock, staged.flops_per_token, self.rate, self.world.device, self.world.size, before
@@ -185,7 +189,7 @@ class Session:
             self.model.eval()
             bits = self.setting.evaluate(self.model)
             self.model.train()
-            before = sum(s.steps for s in self.plan.stages[: clock.stage])
+            before = self._steps_before(clock.stage)
             row = {"stage": self.staged.stage.name, "step": clock.step, "global_step": before + clock.step}
             self._event("eval", **row, bits_per_byte=bits)
             for hook in self.hooks:
