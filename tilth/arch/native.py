@@ -1,37 +1,27 @@
 """Native CPU kernels: build once, load, and give to autograd.
 
-``native.cpp`` is compiled by the user's own g++ the first time it is needed (a few seconds) into the user's cache
-directory, under a name that depends on the source, the compiler and the processor. Where that cannot be done, one
-logged line says why and the plain PyTorch definitions in :mod:`tilth.arch.ops` do the work.
-
-Set ``TILTH_NATIVE=0`` to do without, ``TILTH_CACHE_DIR`` to move the cache.
+``native.cpp`` is built by :mod:`tilth.core.native`. Where that cannot be done, one logged line says why and the plain
+PyTorch definitions in :mod:`tilth.arch.ops` do the work.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import logging
-import os
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tilth.core.native import Unavailable, load
+
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("native.cpp")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fno-math-errno", "-fvisibility=hidden", "-shared", "-fPIC")
+FLAGS = ("-fopenmp", "-fno-math-errno")
 NEEDED = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16")
-
-
-class _Unavailable(Exception):
-    """Why there are no native kernels here."""
 
 
 class _Attention(ctypes.Structure):
@@ -54,67 +44,14 @@ def available() -> bool:
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     try:
-        return _load(_build())
-    except _Unavailable as reason:
+        return _load()
+    except Unavailable as reason:
         log.warning("native CPU kernels off, plain PyTorch instead: %s", reason)
         return None
 
 
-def _build() -> Path:
-    if os.environ.get("TILTH_NATIVE") == "0":
-        raise _Unavailable("TILTH_NATIVE=0")
-    flags = _cpu_flags()
-    missing = [f for f in NEEDED if f not in flags]
-    if missing:
-        raise _Unavailable(f"this processor lacks {', '.join(missing)}")
-    compiler = os.environ.get("CXX") or shutil.which("g++")
-    if not compiler:
-        raise _Unavailable("no g++ found (set CXX to name a compiler)")
-    try:
-        version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise _Unavailable(f"{compiler} does not run: {error}") from None
-    source = SOURCE.read_bytes()
-    key = hashlib.sha256(b"\0".join([source, version.encode(), " ".join(FLAGS).encode(), flags.encode()])).hexdigest()
-    target = _cache_dir() / f"native-{key[:20]}.so"
-    if target.exists():
-        return target
-    log.info("compiling the native CPU kernels with %s (once)", compiler)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Built beside its place and renamed into it, so that processes starting together never load half a file.
-        with tempfile.TemporaryDirectory(dir=target.parent) as work:
-            made = Path(work) / "native.so"
-            done = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(made)], capture_output=True, text=True)
-            if done.returncode:
-                raise _Unavailable(f"{compiler} failed: {done.stderr.strip()[-400:]}")
-            os.replace(made, target)
-    except OSError as error:
-        raise _Unavailable(f"cannot write the cache: {error}") from None
-    return target
-
-
-def _cache_dir() -> Path:
-    if chosen := os.environ.get("TILTH_CACHE_DIR"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tilth"
-
-
-def _cpu_flags() -> str:
-    """The processor's model and feature flags as Linux lists them; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    kept = [line for line in lines if line.startswith(("model name", "flags"))]
-    return "\n".join(kept[:2])
-
-
-def _load(path: Path) -> ctypes.CDLL:
-    try:
-        lib = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise _Unavailable(f"cannot load {path.name}: {error}") from None
+def _load() -> ctypes.CDLL:
+    lib = load(SOURCE, flags=FLAGS, needed=NEEDED)
     pointer, attention = ctypes.c_void_p, ctypes.POINTER(_Attention)
     integer, real = ctypes.c_long, ctypes.c_float
     signatures = {

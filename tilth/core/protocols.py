@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from .clock import Clock
 
@@ -31,6 +31,30 @@ class Verdicts:
     """bool [n]"""
     reason: list[str]
     """n reasons; "" where kept."""
+    value: np.ndarray | None = None
+    """float64 [n]: what was measured of each document by the rule that is its reason; NaN where there is none."""
+    threshold: np.ndarray | None = None
+    """float64 [n]: the limit it was held against; NaN where there is none."""
+    text: pa.LargeStringArray | None = None
+    """The documents' new texts [n], from a step that edits; None leaves them as they are."""
+    edits: list[Edit] = field(default_factory=list)
+    """What was changed in the texts of kept documents, so that it can be looked at and undone."""
+    metadata: dict[str, list[Any]] = field(default_factory=dict)
+    """Facts to put into the documents' metadata: name -> n plain values (None: nothing for this one)."""
+
+
+class Edit(NamedTuple):
+    """One change to one text of a batch. Offsets are in characters (code points) of the text before the step."""
+
+    row: int
+    start: int
+    stop: int
+    rule: str
+    """Why: few distinct values."""
+    removed: str
+    """What stood there; "" where it must not be kept (personal data)."""
+    put: str
+    """What stands there now."""
 
 
 class SourceReader(Protocol):
@@ -47,7 +71,33 @@ class CurateStep(Protocol):
     """A curation step's configuration."""
 
     def build(self) -> Any:
-        """An object whose `judge(batch) -> Verdicts` is called on batches in order and may keep state."""
+        """One of three kinds of object (`tilth.data.curate.steps` tells them apart and runs them):
+
+        of documents  `judge(batch, signals) -> Verdicts`, a pure function of each document by itself; `signals` is a
+                      record batch of the columns of the techniques it lists in `needs` (area signal), row for row
+        in order      `judge(batch) -> Verdicts` is called on all batches in order and keeps state (`ordered = True`);
+                      for small corpora in one process
+        across        `sketch`, `rounds` and `judge`: sees all documents at once through small records of each
+                      (`tilth.data.engine.across`)
+        """
+
+
+class SignalSpec(Protocol):
+    """A signal technique's configuration: facts about each document, computed once and kept."""
+
+    def columns(self) -> dict[str, str]:
+        """Name of each column it gives, with a prefix of its own -> what it is and in what unit."""
+
+    def build(self) -> Any:
+        """An object with `compute(batch) -> dict[str, pa.Array]`: those columns, row for row; a pure function of the
+        documents. Numbers are float64, int64 or bool; texts are string."""
+
+
+class ExtractSpec(Protocol):
+    """How the text of a web page is found: its configuration."""
+
+    def build(self) -> Any:
+        """An object with `extract(html, url) -> str`: HTML as text in, the page's text out, "" where there is none."""
 
 
 class TokenizerSpec(Protocol):

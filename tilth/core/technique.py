@@ -25,6 +25,8 @@ from .errors import RecipeError, nearest
 
 AREAS: dict[str, str] = {
     "source": "tilth.data.source",
+    "extract": "tilth.data.extract",
+    "signal": "tilth.data.signal",
     "curate": "tilth.data.curate",
     "tokenizer": "tilth.data.tokenize",
     "mixture": "tilth.data.mix",

@@ -26,11 +26,14 @@ from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, file_hash, source_hash
 from tilth.core.recipe import Corpus, Holdout
 from tilth.core.rundir import fsync_dir, read_json, write_json
-from tilth.core.technique import dump
+from tilth.core.technique import dump, use_name
 from tilth.data import document, finding, python_text, reading
+from tilth.data.curate import steps as steps_module
+from tilth.data.curate.steps import Signals
 from tilth.data.document import BATCH_BYTES, BATCH_DOCUMENTS, SCHEMA, Ledger, text_key
 
 SPLITS = ("train", "held_out")
+_FOR_ENGINE = "It is for `tilth data run`, whose result the source `curated` reads."
 
 
 class Documents:
@@ -189,7 +192,12 @@ class _Writer:
 
 def _build(corpus: Corpus, aside: Path, key: str) -> None:
     """Read and judge every source, then split. Two passes: what is held out depends on all that was kept."""
-    steps = [step.build() for step in corpus.curate]  # type: ignore[attr-defined]
+    built = [(use_name(step), step.build()) for step in corpus.curate]  # type: ignore[attr-defined]
+    steps_module.check(
+        built, ("document", "ordered"), "It is for `tilth data run`, whose result the source `curated` reads."
+    )
+    steps = [step for _, step in built]
+    shared: dict[str, Any] = {}
     kept: dict[str, list[tuple[bytes, int, str]]] = {}
     with Ledger(aside / "quarantine.jsonl", corpus.on_error) as ledger:
         for name, source in corpus.sources.items():
@@ -198,7 +206,7 @@ def _build(corpus: Corpus, aside: Path, key: str) -> None:
             with _Writer(aside / f"{name}.parquet") as writer:
                 for batch in source.read(books):  # type: ignore[attr-defined]
                     ledger.read(name, batch.num_rows)
-                    batch = judge(batch, steps, ledger, name)
+                    batch = judge(batch, steps, ledger, name, shared)
                     texts = batch.column("text").to_pylist()
                     sizes = [len(t.encode()) for t in texts]
                     kept[name] += zip(map(text_key, texts), sizes, batch.column("path").to_pylist(), strict=True)
@@ -218,17 +226,20 @@ def _build(corpus: Corpus, aside: Path, key: str) -> None:
     write_json(aside / "ledger.json", {"key": key, "sources": accounts, "files": files})
 
 
-def judge(batch: pa.RecordBatch, steps: list[Any], ledger: Ledger, source: str) -> pa.RecordBatch:
-    """Apply curation steps in order; what one drops, later ones do not see."""
+def judge(
+    batch: pa.RecordBatch, steps: list[Any], ledger: Ledger, source: str, built: dict[str, Any]
+) -> pa.RecordBatch:
+    """Apply curation steps in order; what one drops, later ones do not see. `built`: see `Signals`."""
+    signals = Signals(batch, built)
     for step in steps:
-        if not batch.num_rows:
+        if not signals.batch.num_rows:
             break
-        verdicts = step.judge(batch)
+        verdicts = steps_module.judge(step, signals)
         for i in np.flatnonzero(~verdicts.keep):
-            row = batch.slice(int(i), 1).to_pylist()[0]
+            row = signals.batch.slice(int(i), 1).to_pylist()[0]
             ledger.drop(source, row["path"], verdicts.reason[i], row["text"])
-        batch = batch.filter(pa.array(verdicts.keep))
-    return batch
+        signals = steps_module.after(verdicts, signals)
+    return signals.batch
 
 
 def hold_out(kept: dict[str, list[tuple[bytes, int, str]]], holdout: Holdout) -> dict[str, np.ndarray]:

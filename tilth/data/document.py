@@ -27,9 +27,16 @@ SCHEMA = pa.schema(
         ("source", pa.string()),
         ("path", pa.string()),
         ("metadata", pa.string()),
+        ("url", pa.string()),
+        ("date", pa.string()),
+        ("licence", pa.string()),
+        ("start", pa.int64()),
+        ("stop", pa.int64()),
     ]
 )
-"""Columns of a batch of documents; `metadata` is a JSON object, `path` is relative to the source's root."""
+"""Columns of a batch of documents. `metadata` is a JSON object; `path` is relative to the source's root; `date` is ISO
+8601 or ""; `licence` an SPDX expression or ""; `start` and `stop` are the bytes of `path` (once inflated, where it is
+compressed as a whole) that the document was read from, -1 where a format has no such place."""
 
 BATCH_DOCUMENTS = 1000
 BATCH_BYTES = 16 << 20
@@ -47,6 +54,11 @@ class Document(NamedTuple):
     source: str
     path: str
     metadata: str = "{}"
+    url: str = ""
+    date: str = ""
+    licence: str = ""
+    start: int = -1
+    stop: int = -1
 
 
 def batches(documents: Iterable[Document]) -> Iterator[pa.RecordBatch]:

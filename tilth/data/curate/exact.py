@@ -51,6 +51,8 @@ class Config(BaseConfig):
 class Exact:
     """Remembers the key of every text that was kept."""
 
+    ordered = True
+
     def __init__(self, config: Config) -> None:
         self._config = config
         self._seen: dict[str, set[bytes]] = {}

@@ -93,6 +93,8 @@ class _Memory:
 class Near:
     """Signatures of a batch at once, then a look-up per document in order."""
 
+    ordered = True
+
     def __init__(self, config: Config) -> None:
         self._config = config
         self._bands, self._rows = config.banding()

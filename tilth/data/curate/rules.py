@@ -58,7 +58,7 @@ class Rules:
     def __init__(self, config: Config) -> None:
         self._config = config
 
-    def judge(self, batch: pa.RecordBatch) -> Verdicts:
+    def judge(self, batch: pa.RecordBatch, signals: pa.RecordBatch | None = None) -> Verdicts:
         """Drop documents that break a rule; the reason names the first one."""
         reasons = [self.reason(text) for text in batch.column("text").to_pylist()]
         return Verdicts(np.array([not r for r in reasons], dtype=bool), reasons)

@@ -1,0 +1,100 @@
+"""The kinds of curation steps, and how the steps of one document at a time are run.
+
+Used by the main job (`tilth.data.corpus`, small corpora in one process) and by the engine (`tilth.data.engine`) alike.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from tilth.core.config import Config
+from tilth.core.errors import RecipeError
+from tilth.core.hashing import content_hash
+from tilth.core.protocols import Verdicts
+from tilth.core.technique import dump, resolve
+
+Kind = Literal["document", "ordered", "across"]
+
+
+def kind(step: Any) -> Kind:
+    """Which of the three kinds a built step is (see `tilth.core.protocols.CurateStep`)."""
+    if hasattr(step, "sketch"):
+        return "across"
+    return "ordered" if getattr(step, "ordered", False) else "document"
+
+
+def needs(step: Any) -> list[Config]:
+    """Configurations of the signal techniques a built step reads: its `needs`, names or configurations."""
+    return [resolve("signal", need) for need in getattr(step, "needs", ())]
+
+
+def signal_key(config: Config) -> str:
+    """The same for equal configurations of one signal technique."""
+    return content_hash(dump(config))
+
+
+@dataclass
+class Signals:
+    """Signals of the documents of one batch, each technique computed once for the texts as they stand.
+
+    Built techniques are shared between batches (`built`), as loading a model may cost much.
+    """
+
+    batch: pa.RecordBatch
+    built: dict[str, Any]
+    columns: dict[str, dict[str, pa.Array]] = field(default_factory=dict)
+
+    def get(self, configs: Iterable[Config]) -> pa.RecordBatch:
+        """Columns of these techniques, row for row."""
+        out: dict[str, pa.Array] = {}
+        for config in configs:
+            key = signal_key(config)
+            if key not in self.columns:
+                if key not in self.built:
+                    self.built[key] = config.build()  # type: ignore[attr-defined]
+                self.columns[key] = self.built[key].compute(self.batch)
+            out |= self.columns[key]
+        if not out:
+            return pa.RecordBatch.from_struct_array(pa.array([{}] * self.batch.num_rows, pa.struct([])))
+        return pa.RecordBatch.from_pydict(out)
+
+
+def after(verdicts: Verdicts, signals: Signals) -> Signals:
+    """The documents a step keeps, as it leaves them, with those of their signals that still hold."""
+    batch, mask = _changed(signals.batch, verdicts), pa.array(verdicts.keep)
+    columns = {} if verdicts.text is not None else signals.columns
+    kept = {key: {name: c.filter(mask) for name, c in v.items()} for key, v in columns.items()}
+    return Signals(batch.filter(mask), signals.built, kept)
+
+
+def _changed(batch: pa.RecordBatch, verdicts: Verdicts) -> pa.RecordBatch:
+    if verdicts.text is not None:
+        batch = batch.set_column(batch.schema.get_field_index("text"), "text", verdicts.text)
+    if verdicts.metadata:
+        rows = [json.loads(m) for m in batch.column("metadata").to_pylist()]
+        for name, values in verdicts.metadata.items():
+            for row, value in zip(rows, values, strict=True):
+                if value is not None:
+                    row[name] = value
+        column = pa.array([json.dumps(r, ensure_ascii=False, sort_keys=True) for r in rows], pa.string())
+        batch = batch.set_column(batch.schema.get_field_index("metadata"), "metadata", column)
+    return batch
+
+
+def judge(step: Any, signals: Signals) -> Verdicts:
+    """The verdicts of a step of documents, or of one that works in order, on the batch that `signals` are of."""
+    if kind(step) == "ordered":
+        return step.judge(signals.batch)
+    return step.judge(signals.batch, signals.get(needs(step)))
+
+
+def check(steps: Iterable[tuple[str, Any]], allowed: Sequence[Kind], fix: str) -> None:
+    """Raise RecipeError for a (name, built step) whose kind cannot be run here."""
+    for name, step in steps:
+        if kind(step) not in allowed:
+            raise RecipeError(f"the step '{name}' works {kind(step)} documents.", where="steps", fix=fix)

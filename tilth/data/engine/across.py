@@ -1,0 +1,65 @@
+"""What a step across documents (deduplication, clustering) is to the engine.
+
+Such a step never holds the texts of all documents. It is built like any curation step and has
+
+    sketch(batch, first) -> pa.RecordBatch
+        small records of the documents of a batch (keys, hashes, signatures), a pure function of them; `first` is the
+        row of the part at which the batch begins. While a part's documents are worked on anyway, these are written.
+
+    rounds(space) -> Iterator[list[Task]]
+        lists of tasks that make whatever they like under `space.dir` from the sketches and earlier rounds; the tasks of
+        one list are independent of each other and run in any order, on any worker, with bounded memory. The last
+        round leaves what `judge` reads. A round may not depend on how many workers there are.
+
+    judge(batch, first, part, space) -> Verdicts
+        the verdict on the documents of a batch of part `part`, which begins at its row `first`.
+
+A document's place is (part, row): parts and rows are the order of the input, so it is the same on every engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .tasks import Task
+
+if TYPE_CHECKING:
+    from tilth.core.protocols import Verdicts
+
+SKETCH = "sketch.parquet"
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where a step across documents works. Plain data: tasks carry it to other processes."""
+
+    dir: Path
+    """Its own directory; tasks make directories in it."""
+    parts: tuple[Path, ...]
+    """The directory of each part, in order; each holds the part's sketch."""
+
+    def sketch(self, part: int) -> Iterator[pa.RecordBatch]:
+        """The sketch records of a part in bounded batches, as `sketch` returned them."""
+        with pq.ParquetFile(self.parts[part] / SKETCH) as file:
+            for group in range(file.num_row_groups):
+                yield from file.read_row_group(group).to_batches()
+
+    def sketch_rows(self, part: int) -> int:
+        """How many sketch records a part has."""
+        return pq.read_metadata(self.parts[part] / SKETCH).num_rows
+
+
+class Across(Protocol):
+    """A built step across documents; see the top of this page."""
+
+    def sketch(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch: ...
+
+    def rounds(self, space: Space) -> Iterator[Sequence[Task]]: ...
+
+    def judge(self, batch: pa.RecordBatch, first: int, part: int, space: Space) -> Verdicts: ...

@@ -1,0 +1,75 @@
+"""What the running Python knows of each code point, as arrays that compiled code reads.
+
+So `str.isalpha` here and in a kernel are one thing, whatever version of Unicode this Python carries. Built in about a
+second, kept in the cache directory.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import tempfile
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+
+from tilth.core.native import cache_dir
+
+BITS = {
+    "ALPHA": str.isalpha,
+    "DIGIT": str.isdigit,
+    "DECIMAL": str.isdecimal,
+    "NUMERIC": str.isnumeric,
+    "SPACE": str.isspace,
+    "UPPER": str.isupper,
+    "LOWER": str.islower,
+    "ALNUM": str.isalnum,
+    "PRINTABLE": str.isprintable,
+    "WORD": lambda c: c.isalnum() or c == "_",
+    "LINE_BREAK": lambda c: c in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029",
+    "LETTER": lambda c: unicodedata.category(c)[0] == "L",
+    "MARK": lambda c: unicodedata.category(c)[0] == "M",
+    "NONSPACING": lambda c: unicodedata.category(c) == "Mn",
+    "NUMBER": lambda c: unicodedata.category(c)[0] == "N",
+    "PUNCTUATION": lambda c: unicodedata.category(c)[0] == "P",
+    "SYMBOL": lambda c: unicodedata.category(c)[0] == "S",
+}
+"""Name -> test of one character; bit i of `flags()` is the i-th of these. `unicode.hpp` names them for C++."""
+
+
+@functools.cache
+def flags() -> np.ndarray:
+    """uint32 [0x110000]: bit set of `BITS` per code point."""
+    return _cached("flags", _flags)
+
+
+@functools.cache
+def lower() -> np.ndarray:
+    """uint32 [0x110000]: the one code point `str.lower` gives, or the first of several (İ: i)."""
+    return _cached("lower", lambda: np.array([ord(chr(c).lower()[0]) for c in range(0x110000)], dtype=np.uint32))
+
+
+def _flags() -> np.ndarray:
+    out = np.zeros(0x110000, dtype=np.uint32)
+    for bit, test in enumerate(BITS.values()):
+        out |= np.fromiter((test(chr(c)) for c in range(0x110000)), dtype=np.uint32, count=0x110000) << np.uint32(bit)
+    return out
+
+
+def _cached(name: str, make: object) -> np.ndarray:
+    path = cache_dir() / f"{name}-{sys.version_info[0]}.{sys.version_info[1]}-{unicodedata.unidata_version}-1.npy"
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError):
+        pass
+    table: np.ndarray = make()  # type: ignore[operator]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            np.save(file, table, allow_pickle=False)
+        os.replace(file.name, path)
+    except OSError:
+        Path(getattr(file, "name", "")).unlink(missing_ok=True) if "file" in locals() else None
+    return table
