@@ -74,7 +74,8 @@ class CurateStep(Protocol):
         """One of three kinds of object (`tilth.data.curate.steps` tells them apart and runs them):
 
         of documents  `judge(batch, signals) -> Verdicts`, a pure function of each document by itself; `signals` is a
-                      record batch of the columns of the techniques it lists in `needs` (area signal), row for row
+                      record batch of the columns of the techniques it lists in `needs` (area signal), row for row;
+                      one that may change texts says so: `edits = True`
         in order      `judge(batch) -> Verdicts` is called on all batches in order and keeps state (`ordered = True`);
                       for small corpora in one process
         across        `sketch`, `rounds` and `judge`: sees all documents at once through small records of each

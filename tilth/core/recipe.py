@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -243,7 +243,7 @@ def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) 
     Raises RecipeError with the full path of the field and the nearest thing that would work.
     """
     path = Path(path)
-    data, origins = _inherit(path, ())
+    data, origins = inherit(path, _spell_out)
     return override(data, origins, overrides, where=str(path))
 
 
@@ -257,8 +257,8 @@ def override(
 
     A stage field named without a stage (`optim.lr`) is set for every stage, those that say their own included.
     """
-    for dotted, value in _everywhere(data, _parse_overrides(overrides)):
-        place = _set(data, dotted, value)
+    for dotted, value in _everywhere(data, parse_overrides(overrides)):
+        place = set_dotted(data, dotted, value)
         data = _spell_out(data)
         if isinstance(value, str) and isinstance(_at(data, place), dict):
             value = {"use": value}
@@ -326,19 +326,23 @@ def _link_areas(node: Any) -> None:
             _link_areas(value)
 
 
-def _inherit(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+def inherit(
+    path: Path, spell_out: Callable[[dict[str, Any]], dict[str, Any]], seen: tuple[Path, ...] = ()
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """A recipe file merged onto those it extends, and the file each value comes from; `spell_out` gives every
+    technique's bare name the form `{use: name}`."""
     real = path.resolve()
     if real in seen:
         chain = " -> ".join(str(p) for p in [*seen, real])
         raise RecipeError(f"`extends:` goes round in a circle: {chain}.", where=str(path))
-    data = _spell_out(read_yaml(path))
+    data = spell_out(read_yaml(path))
     parent = data.pop("extends", None)
     own = dict.fromkeys(_leaves(data, ""), str(path))
     if parent is None:
         return data, own
     if not isinstance(parent, str):
         raise RecipeError("`extends:` names one recipe file.", where=f"{path}: extends")
-    base, origins = _inherit(path.parent / parent, (*seen, real))
+    base, origins = inherit(path.parent / parent, spell_out, (*seen, real))
     merged = merge(base, data)
     kept = {p: o for p, o in origins.items() if p in set(_leaves(merged, ""))}
     return merged, {**kept, **own}
@@ -387,7 +391,8 @@ def merge(base: Any, over: Any) -> Any:
     return {**base, **{k: merge(base[k], v) if k in base and k not in _WHOLE else v for k, v in over.items()}}
 
 
-def _parse_overrides(overrides: dict[str, Any] | list[str] | None) -> dict[str, Any]:
+def parse_overrides(overrides: dict[str, Any] | list[str] | None) -> dict[str, Any]:
+    """`["optim.lr=0.01"]` or a mapping -> dotted path -> value."""
     if not overrides:
         return {}
     if isinstance(overrides, dict):
@@ -420,7 +425,7 @@ def _everywhere(data: dict[str, Any], given: dict[str, Any]) -> Iterator[tuple[s
             yield f"stages.{i}.{dotted}", value
 
 
-def _set(data: dict[str, Any], dotted: str, value: Any) -> str:
+def set_dotted(data: dict[str, Any], dotted: str, value: Any) -> str:
     """Put a value where `dotted` says, in place; returns the path with names of stages made numbers."""
     node: Any = data
     if dotted.startswith("stages."):

@@ -1,0 +1,152 @@
+"""A data recipe: which documents, what is asked of them, what becomes of those that pass.
+
+Read like a training recipe (`extends:`, dotted overrides, strict fields, techniques by name), see `tilth.core.recipe`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from tilth.core.config import Config, validate
+from tilth.core.errors import RecipeError
+from tilth.core.recipe import inherit, parse_overrides, set_dotted
+from tilth.core.technique import technique, use_name
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+Tier = Literal["L0", "L1", "L2", "L3", "L4"]
+
+
+class Card(Config):
+    """What the recipe stands for."""
+
+    title: str
+    paper: str = ""
+    """arXiv:… or a URL of the system's description."""
+    follows: str = ""
+    """What of the system this recipe expresses."""
+    departs: str = ""
+    """Where it differs, and why."""
+
+
+class Pack(Config):
+    """How documents fill training sequences."""
+
+    how: Literal["concat", "bfd"] = "concat"
+    """concat: one after another, cut where a sequence ends; bfd: best fit decreasing, cut only when too long."""
+    sequence: int = Field(2048, ge=8)
+    """Tokens per sequence."""
+    seed: int = Field(0, ge=0)
+    """Order of the packed sequences."""
+
+
+class Tokens(Config):
+    """The tokens made of the documents at the end."""
+
+    tokenizer: technique("tokenizer")  # type: ignore[valid-type]
+    tier: Tier = "L1"
+    """Which tier's documents."""
+    pack: Pack = Pack()
+
+
+class DataRecipe(Config):
+    """A resolved data recipe."""
+
+    name: str = Field(pattern=NAME)
+    card: Card | None = None
+    sources: dict[str, technique("source")] = Field(min_length=1)  # type: ignore[valid-type]
+    """Name -> source."""
+    extract: technique("extract") | None = None  # type: ignore[valid-type]
+    """How HTML becomes text; null: HTML documents are quarantined."""
+    signals: list[technique("signal")] = []  # type: ignore[valid-type]
+    """Signals to keep beside the documents, besides those the steps read."""
+    steps: list[technique("curate")] = []  # type: ignore[valid-type]
+    """Applied in order; what passes is tier L1."""
+    promote: dict[Literal["L2", "L3", "L4"], list[technique("curate")]] = {}  # type: ignore[valid-type]
+    """Further steps per tier: what passes climbs, what does not stays below."""
+    tokens: Tokens | None = None
+    partition_bytes: int = Field(32_000_000, gt=0)
+    """Bytes of text in a part, the unit of work and of what a kill can lose."""
+    on_error: Literal["quarantine", "raise"] = "quarantine"
+
+    @model_validator(mode="after")
+    def _tiers_in_order(self) -> DataRecipe:
+        for tier in self.promote:
+            below = f"L{int(tier[1]) - 1}"
+            if below != "L1" and below not in self.promote:
+                raise ValueError(f"promote.{tier} needs promote.{below}: a document climbs one tier at a time")
+        if self.tokens and self.tokens.tier not in ("L1", *self.promote):
+            raise ValueError(f"tokens.tier is {self.tokens.tier}, which no step leads to")
+        return self
+
+    def labelled(self) -> Iterator[tuple[str, str, Config]]:
+        """(tier, label, configuration) of all steps in order. A label is unique: `04-minhash`."""
+        number = 1 if self.extract is not None else 0
+        for tier, steps in [("L1", self.steps), *sorted(self.promote.items())]:
+            for step in steps:
+                yield tier, f"{number:02d}-{use_name(step)}", step
+                number += 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that loads back to an equal recipe."""
+        return json.loads(self.model_dump_json())
+
+    def to_yaml(self) -> str:
+        """The resolved recipe as YAML."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=100)
+
+
+def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) -> DataRecipe:
+    """Read a data recipe with its ancestors and overrides. Raises RecipeError naming the field."""
+    data, _ = inherit(Path(path), _spell_out)
+    for dotted, value in parse_overrides(overrides).items():
+        set_dotted(data, _place(dotted, data), value)
+        data = _spell_out(data)
+    try:
+        return validate(DataRecipe, data)
+    except RecipeError as err:
+        raise RecipeError(err.what, where=f"{path}: {err.where}" if err.where else str(path), fix=err.fix) from None
+
+
+def _place(dotted: str, data: dict[str, Any]) -> str:
+    """A step may be named instead of numbered: `steps.gopher_quality.min_words`, `promote.L2.quality.keep`."""
+    parts = dotted.split(".")
+    at = {"steps": 1, "promote": 2, "signals": 1}.get(parts[0])
+    if at is not None and len(parts) > at and not parts[at].isdigit():
+        steps = data.get(parts[0])
+        steps = steps.get(parts[1]) if at == 2 and isinstance(steps, dict) else steps
+        named = [i for i, s in enumerate(steps or []) if isinstance(s, dict) and s.get("use") == parts[at]]
+        if len(named) != 1:
+            known = ", ".join(s["use"] for s in steps or [] if isinstance(s, dict) and "use" in s)
+            what = "several steps use" if named else "no step uses"
+            raise RecipeError(
+                f"{what} '{parts[at]}'.", where=f"override {dotted}", fix=f"Steps here: {known}; numbers work too."
+            )
+        parts[at] = str(named[0])
+    return ".".join(parts)
+
+
+def _spell_out(data: dict[str, Any]) -> dict[str, Any]:
+    def one(value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value
+
+    def each(value: Any) -> Any:
+        return [one(v) for v in value] if isinstance(value, list) else value
+
+    out = dict(data)
+    for name in ("signals", "steps"):
+        if name in out:
+            out[name] = each(out[name])
+    for name, inside in (("sources", one), ("promote", each)):
+        if isinstance(out.get(name), dict):
+            out[name] = {k: inside(v) for k, v in out[name].items()}
+    if out.get("extract") is not None:
+        out["extract"] = one(out["extract"])
+    if isinstance(out.get("tokens"), dict) and "tokenizer" in out["tokens"]:
+        out["tokens"] = {**out["tokens"], "tokenizer": one(out["tokens"]["tokenizer"])}
+    return out
