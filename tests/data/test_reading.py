@@ -1,6 +1,8 @@
 """Readers against plain references (bytes.split, json, gzip) and against files made to hurt."""
 
+import datetime
 import gzip
+import itertools
 import json
 import math
 import struct
@@ -18,13 +20,16 @@ from tilth.data.reading import (
     Limits,
     Unreadable,
     UnreadableFile,
+    can_cut,
     check_id,
     check_text,
     chunks,
+    date,
     decode,
     metadata_json,
     parquet_rows,
     parse_object,
+    piece,
     records,
 )
 
@@ -53,6 +58,54 @@ def test_records_are_those_of_split_however_the_stream_is_cut(data, cuts, separa
     for r, w in zip(got, want, strict=True):
         assert r.too_long == (len(w) > limit)
         assert r.data == w if not r.too_long else w.startswith(r.data) and r.data
+        assert data[r.start : r.stop] == w
+
+
+@given(
+    data=st.lists(st.sampled_from([b"a", b"\n", b"ab", b"b" * 9, b"\r\n"])).map(b"".join),
+    cuts=st.lists(st.integers(1, 60), max_size=4),
+    separator=st.sampled_from([b"\n", b"ab", b"abb"]),
+    limit=st.integers(1, 12),
+)
+def test_pieces_of_a_file_give_each_record_once(data, cuts, separator, limit, tmp_path_factory):
+    path = tmp_path_factory.mktemp("p") / "a.txt"
+    path.write_bytes(data)
+    limits = Limits(limit, 200.0, 1 << 30)
+    ends = sorted({0, *(c for c in cuts if c < len(data)), max(len(data), 1)})
+    assert can_cut(path, separator)
+    got = [r for a, b in itertools.pairwise(ends) for r in piece(path, separator, limits, a, b)]
+    assert [r[1:] for r in got] == [r[1:] for r in records(iter([data]), separator, limit)]
+
+
+@pytest.mark.parametrize(
+    "value, want",
+    [
+        ("2024-02-29", "2024-02-29"),
+        ("1851", "1851"),
+        ("2019-05", "2019-05"),
+        ("20191120", "2019-11-20"),
+        ("20191120101112", "2019-11-20T10:11:12Z"),
+        ("2019-11-20T10:11:12Z", "2019-11-20T10:11:12Z"),
+        ("2019-11-20T23:30:00-02:00", "2019-11-21T01:30:00Z"),
+        ("2019-11-20 10:11:12", "2019-11-20T10:11:12"),
+        ("Wed, 20 Nov 2019 10:11:12 +0100", "2019-11-20T09:11:12Z"),
+        (1574244672, "2019-11-20T10:11:12Z"),
+        (1574244672000, "2019-11-20T10:11:12Z"),
+        (datetime.date(1999, 12, 31), "1999-12-31"),
+        (datetime.datetime(1999, 12, 31, 1), "1999-12-31T01:00:00"),
+    ],
+)
+def test_dates(value, want):
+    assert date(value) == want
+
+
+@pytest.mark.parametrize(
+    "value", ["0000-00-00", "2023-02-29", "2019-13", "99999999", "9999-12-31", "0001-01-01", "tomorrow", "1" * 99,
+              "١٩٩٩", True, 1e300, float("nan"), -1e15, [2019], "2019-11-20\0", "Wed, 20 Nov 19999 10:11:12 +0100"],
+)  # fmt: skip
+def test_absurd_dates(value):
+    with pytest.raises(Unreadable, match=r"a date (that cannot be read|beyond all reason)"):
+        date(value)
 
 
 def test_a_long_record_is_skipped_without_being_held():

@@ -70,9 +70,14 @@ def test_every_format_gives_the_same_documents(folder, tmp_path):
     assert [d["text"] for d in documents] == texts * 7
     assert account["in"] == 21 and not account["dropped"] and not account["quarantined"]
     assert [d["path"] for d in documents[::3]] == sorted(p.name for p in folder.iterdir())
-    units = [json.loads(d["metadata"]) for d in documents[::3]]
-    assert [next(iter(u)) for u in units] == ["line"] * 4 + ["part"] * 2 + ["row"]
     assert len({d["id"] for d in documents}) == 21
+    assert [json.loads(d["metadata"]) for d in documents[15:]] == [{}] * 3 + [{"row": i} for i in (1, 2, 3)]
+    inflated = {".jsonl": bytes, ".gz": gzip.decompress, ".zst": zstandard.decompress, ".md": bytes}
+    for d in documents[:18]:  # the bytes named hold the document
+        path = folder / d["path"]
+        stored = inflated[path.suffix](path.read_bytes())[d["start"] : d["stop"]]
+        assert d["text"] == (stored.decode() if path.name[0] in "ef" else json.loads(stored)["text"])
+    assert {(d["start"], d["stop"]) for d in documents[18:]} == {(-1, -1)}
 
 
 def test_folders_are_walked_in_order_without_hidden_or_unknown_files(folder, tmp_path):
@@ -92,11 +97,16 @@ def test_folders_are_walked_in_order_without_hidden_or_unknown_files(folder, tmp
     assert [d["path"] for d in documents] == ["a/x.md", "b/a.TXT", "b/z.py", "c.rst"]
     first = documents[0]
     assert first == {
-        "id": document_id("a/x.md", "text of a/x.md", 1),
+        "id": document_id("a/x.md", "text of a/x.md", 0),
         "text": "text of a/x.md",
         "source": "s",
         "path": "a/x.md",
         "metadata": "{}",
+        "url": "",
+        "date": "",
+        "licence": "",
+        "start": 0,
+        "stop": 14,
     }
     documents, _, _ = read(config(folder, suffixes=[".png"]), tmp_path)
     assert [d["path"] for d in documents] == ["p.png"]
@@ -119,11 +129,82 @@ def test_ids_and_metadata_come_from_the_fields_named(folder, tmp_path):
     made = config(folder, text_field="body", id_field="key", metadata_fields=["url"])
     documents, account, places = read(made, tmp_path)
     assert [(d["id"], json.loads(d["metadata"])) for d in documents] == [
-        ("s:7", {"line": 1, "url": "u"}),
-        ("s:x", {"line": 2}),
+        ("s:7", {"url": "u"}),
+        ("s:x", {}),
     ]
     assert account["quarantined"] == {"a 'key' that stood before": 1, "no field 'key'": 1}
     assert [p["place"].split(",")[0] for p in places] == ["line 3", "line 4"]
+
+
+def test_addresses_dates_and_licences_have_columns_of_their_own(folder, tmp_path):
+    rows = [
+        {"text": "a", "u": " https://a.org/x ", "d": "20240229235959", "l": "CC-BY-4.0"},
+        {"text": "b"},
+        {"text": "c", "u": None, "d": "", "l": ""},
+        {"text": "d", "d": "9999-12-31"},
+        {"text": "e", "d": "2023-02-29"},
+        {"text": "f", "u": "two\nlines"},
+        {"text": "g", "l": ["MIT"]},
+    ]
+    (folder / "a.jsonl").write_bytes(lines(*rows))
+    made = config(folder, url_field="u", date_field="d", licence_field="l")
+    documents, account, _ = read(made, tmp_path)
+    assert [(d["text"], d["url"], d["date"], d["licence"]) for d in documents] == [
+        ("a", "https://a.org/x", "2024-02-29T23:59:59Z", "CC-BY-4.0"),
+        ("b", "", "", ""),
+        ("c", "", "", ""),
+    ]
+    assert account["quarantined"] == {
+        "a date beyond all reason": 1,
+        "a date that cannot be read": 1,
+        "the field 'u' is no single line of at most 2,000 characters": 1,
+        "the field 'l' is not text": 1,
+    }
+
+
+# ---- files: shards -----------------------------------------------------------------------------------------------
+
+
+def in_shards(made, tmp_path):
+    """Documents and quarantined places of all shards, each read by itself."""
+    documents, places = [], []
+    for shard in made.shards():
+        with Ledger(tmp_path / "shard.jsonl") as ledger:
+            rows = [row for batch in made.read(ledger.of("s"), shard) for row in batch.to_pylist()]
+        documents += rows
+        places += [json.loads(line) for line in (tmp_path / "shard.jsonl").read_text().splitlines()]
+    return documents, places
+
+
+@pytest.mark.parametrize("size", [40, 300, 2000, 10**6])
+def test_shards_together_are_the_whole(folder, tmp_path, monkeypatch, size):
+    monkeypatch.setattr(files, "SHARD_BYTES", size)
+    rows = [{"text": f"text {i} " * (i % 5 + 1)} for i in range(40)]
+    body = lines(*rows[:20]) + b"not JSON\n" + lines(*rows[20:]) + b'{"text": "' + b"x" * 900 + b'"}\n\n'
+    (folder / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + body)
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(body))
+    for i in range(6):
+        (folder / f"c{i}.txt").write_text(f"a text {i}" * 10 + "<|end|>" + "more\r\n" * i + "<|end|>")
+    pq.write_table(pa.table({"text": [r["text"] for r in rows]}), folder / "d.parquet", row_group_size=7)
+    (folder / "e.jsonl").write_bytes("\ufeff{}\n{}\n".encode("utf-16-le") * 9)
+    made = config(folder, separator="<|end|>", max_document_bytes=800)
+    whole, _, places = read(made, tmp_path)
+    monkeypatch.setattr(files, "SHARD_BYTES", 10**9)
+    uncut, _, _ = read(made, tmp_path)
+    monkeypatch.setattr(files, "SHARD_BYTES", size)
+    assert in_shards(made, tmp_path) == (whole, places) and whole == uncut
+    shards = made.shards()
+    assert len(set(shards)) == len(shards) and (len(shards) > 20) == (size == 40)
+    assert [p["reason"] for p in places if p["path"] == "e.jsonl"] == ["UTF-16 text, not UTF-8"]
+    with pytest.raises(DataError, match="no such shard"), Ledger(tmp_path / "x.jsonl") as ledger:
+        list(made.read(ledger.of("s"), "z.txt"))
+
+
+def test_a_separator_that_overlaps_itself_is_not_cut(folder, monkeypatch):
+    monkeypatch.setattr(files, "SHARD_BYTES", 10)
+    (folder / "a.txt").write_text("xabababab" * 9)
+    assert len(config(folder, separator="aba").shards()) == 1
+    assert len(config(folder, separator="abx").shards()) == 9
 
 
 def test_fingerprints_follow_the_text(folder):

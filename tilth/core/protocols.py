@@ -58,7 +58,16 @@ class Edit(NamedTuple):
 
 
 class SourceReader(Protocol):
-    """A source's configuration: raw text in, documents out."""
+    """A source's configuration: raw text in, documents out.
+
+    One whose pieces can be read independently, by several processes, also has
+
+        shards() -> list[str]                     names of the pieces, in order (plain texts, distinct, never none)
+        read(ledger, shard=None) -> batches       the documents of one piece; None: of all, the same in the same order
+
+    The division depends on the source and its configuration alone. Ids that repeat are found within a piece here;
+    across pieces that is the engine's.
+    """
 
     def fingerprint(self) -> str:
         """Changes when the text it would read changes (cheap: paths, sizes, times, versions)."""

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from datetime import date as day
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,12 +24,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
+from tilth.data.document import excerpt
+
 READ_BYTES = 1 << 20
 HEAD_BYTES = 1600
 """So much of a record that is too long is kept to show how it begins."""
 GRACE_BYTES = 16 << 20
 """Inflation is judged only beyond this size: small files of one repeated line are no attack."""
 WINDOW_BYTES = 1 << 27
+LINE_CHARS = 2_000
+YEARS = (1000, 2100)
+"""A document's date lies in these; what the clock says today must not matter."""
 
 
 class Unreadable(Exception):
@@ -62,17 +71,22 @@ class Limits:
 
 
 class Record(NamedTuple):
-    """One piece of a file. `number` counts from 1; of one that is too long, `data` is only the beginning."""
+    """One piece of a stream. `number` counts from 1; of one that is too long, `data` is only the beginning."""
 
     number: int
     data: bytes
     too_long: bool
+    start: int
+    stop: int
+    """Its bytes in the stream, without the separator. A whole stream that is left early stops where it was left."""
 
 
-def chunks(path: Path, limits: Limits) -> Iterator[bytes]:
-    """The bytes of a file, inflated if its name ends in .gz or .zst. Raises Unreadable where they stop making sense."""
+def chunks(path: Path, limits: Limits, start: int = 0) -> Iterator[bytes]:
+    """The bytes of a file, inflated if its name ends in .gz or .zst. Raises Unreadable where they stop making sense.
+    `start`: the byte of the file, which must not be compressed, to begin at."""
     try:
         with path.open("rb") as file:
+            file.seek(start)
             if path.suffix.lower() == ".gz":
                 yield from _inflate(file, lambda: zlib.decompressobj(31), 1 << 14, limits)
             elif path.suffix.lower() == ".zst":
@@ -110,10 +124,12 @@ def _inflate(file: Any, new: Any, step: int, limits: Limits) -> Iterator[bytes]:
         raise Unreadable("compressed data is cut short", f"after {inflated:,} bytes")
 
 
-def records(stream: Iterator[bytes], separator: bytes | None, limit: int) -> Iterator[Record]:
-    """Split a stream at `separator` (None: one record) without holding more than about `limit` bytes."""
-    buffer = bytearray()
+def records(stream: Iterator[bytes], separator: bytes | None, limit: int, at: int = 0) -> Iterator[Record]:
+    """Split a stream at `separator` (None: one record) without holding more than about `limit` bytes. `at`: where in
+    the file the stream begins."""
+    buffer = bytearray()  # from byte `at` of the file on
     head: bytes | None = None  # beginning of a record that is being skipped
+    begin = at  # of the current record
     number = 1
     for chunk in stream:
         searched = max(0, len(buffer) - len(separator or b"") + 1)
@@ -121,22 +137,46 @@ def records(stream: Iterator[bytes], separator: bytes | None, limit: int) -> Ite
         start = 0
         while separator and (end := buffer.find(separator, max(start, searched))) >= 0:
             too_long = head is not None or end - start > limit
-            yield Record(
-                number, head or bytes(buffer[start : min(end, start + HEAD_BYTES) if too_long else end]), too_long
-            )
+            data = head or bytes(buffer[start : min(end, start + HEAD_BYTES) if too_long else end])
+            yield Record(number, data, too_long, begin, at + end)
             number, head, start = number + 1, None, end + len(separator)
+            begin = at + start
         del buffer[:start]
+        at += start
         if len(buffer) > limit + len(separator or b""):
             held = len(separator) - 1 if separator else 0  # its last bytes may begin a separator
             head = head or bytes(buffer[: min(HEAD_BYTES, len(buffer) - held)])
             if separator is None:
-                yield Record(number, head, True)
+                yield Record(number, head, True, begin, at + len(buffer))
                 return
-            del buffer[: len(buffer) - len(separator) + 1]
+            at += len(buffer) - held
+            del buffer[: len(buffer) - held]
     if head is not None or len(buffer) > limit:
-        yield Record(number, head or bytes(buffer[:HEAD_BYTES]), True)
+        yield Record(number, head or bytes(buffer[:HEAD_BYTES]), True, begin, at + len(buffer))
     elif buffer:
-        yield Record(number, bytes(buffer), False)
+        yield Record(number, bytes(buffer), False, begin, at + len(buffer))
+
+
+def piece(path: Path, separator: bytes, limits: Limits, start: int, stop: int) -> Iterator[Record]:
+    """Those records of a file that is not compressed which begin in the bytes from `start` to `stop`. Pieces that
+    touch give each record once, if `separator` cannot overlap itself. Numbers are those of the piece."""
+    at = max(0, start - len(separator))  # a separator that ends at `start` lets a record begin there
+    for record in records(chunks(path, limits, at), separator, limits.document_bytes, at):
+        if record.start >= stop:
+            return
+        if record.start >= start:
+            yield record
+
+
+def can_cut(path: Path, separator: bytes) -> bool:
+    """Whether a file that is not compressed can be read from its middle on: no beginning of the separator is also its
+    end, and the file is not in another encoding, which is said once of the whole."""
+    try:
+        with path.open("rb") as file:
+            wide = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    except OSError:
+        return False
+    return not wide and not any(separator.startswith(separator[i:]) for i in range(1, len(separator)))
 
 
 def decode(data: bytes, first: bool = False) -> str:
@@ -180,6 +220,73 @@ def check_id(row: dict[str, Any], field: str) -> str:
     if value == "" or not isinstance(value, str):
         raise Unreadable(f"the field '{field}' is no id")
     return check_text(row, field)
+
+
+def check_line(row: dict[str, Any], field: str) -> str:
+    """A short text that may be missing (""): an address, a licence."""
+    if row.get(field) is None:
+        return ""
+    value = check_text(row, field).strip()
+    if len(value) > LINE_CHARS or not value.isprintable():
+        raise Unreadable(f"the field '{field}' is no single line of at most {LINE_CHARS:,} characters")
+    return value
+
+
+def check_date(row: dict[str, Any], field: str) -> str:
+    """A date that may be missing (""), see `date`."""
+    value = row.get(field)
+    return "" if value is None or value == "" else date(value)
+
+
+_DIGITS = re.compile(r"(\d{4})(\d\d)(\d\d)(?:(\d\d)(\d\d)(\d\d))?", re.ASCII)
+_REDUCED = re.compile(r"\d{4}(-\d\d)?", re.ASCII)
+
+
+def date(value: Any) -> str:
+    """ISO 8601, in UTC where the value knows its zone, as precise as it was given. Reads ISO 8601 from a year to
+    nanoseconds, the digits of archives (20240131, 20240131235959), mail headers (RFC 5322), seconds or milliseconds
+    since 1970, and Parquet's own dates. Raises Unreadable for what is no date of the years 1000 to 2100."""
+    try:
+        got = _date(value)
+    except (ValueError, TypeError, OverflowError, OSError):
+        raise Unreadable("a date that cannot be read", excerpt(str(value), 40)) from None
+    year = int(got[:4]) if got[:4].isdigit() else 0
+    if not YEARS[0] <= year <= YEARS[1]:
+        raise Unreadable("a date beyond all reason", excerpt(str(value), 40))
+    return got
+
+
+def _date(value: Any) -> str:
+    if isinstance(value, bool):
+        raise ValueError("no date")
+    if isinstance(value, (int, float)):
+        seconds = value / 1000 if abs(value) > 1e11 else value
+        value = datetime.fromtimestamp(seconds, UTC)
+    if isinstance(value, str):
+        text = value.strip()
+        if len(text) > 64:
+            raise ValueError("too long")
+        if _REDUCED.fullmatch(text):
+            if text[5:] > "12" or text[5:] == "00":
+                raise ValueError("no month")
+            return text
+        if digits := _DIGITS.fullmatch(text):
+            parts = [int(d) for d in digits.groups() if d]
+            value = datetime(*parts, tzinfo=UTC) if len(parts) > 3 else day(*parts)  # type: ignore[misc, arg-type]
+        else:
+            try:
+                value = datetime.fromisoformat(text)
+                value = value.date() if len(text) <= 10 else value
+            except ValueError:
+                value = parsedate_to_datetime(text)
+    if isinstance(value, datetime):
+        if value.tzinfo is not None:
+            value = value.astimezone(UTC).replace(tzinfo=None)
+            return value.isoformat() + "Z"
+        return value.isoformat()
+    if isinstance(value, day):
+        return value.isoformat()
+    raise TypeError("no date")
 
 
 def _field(row: dict[str, Any], field: str) -> Any:
@@ -240,16 +347,18 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def parquet_rows(
-    path: Path, text_field: str, fields: list[str], limits: Limits
+    path: Path, text_field: str, fields: list[str], limits: Limits, groups: range | None = None
 ) -> Iterator[dict[str, Any] | Unreadable]:
-    """Rows of a Parquet file: `text_field` and `fields`. A row whose text is unusable is an Unreadable in its place;
-    a file that is raises one. Texts stay dictionary-coded until each is known to be small enough."""
+    """Rows of a Parquet file, or of some of its row groups: `text_field` and `fields`. A row whose text is unusable is
+    an Unreadable in its place; a file that is raises one. Texts stay dictionary-coded until each is known to be small
+    enough."""
     try:
         with pq.ParquetFile(path) as file:
             _check_parquet(file, path, [text_field, *fields], limits)
         with pq.ParquetFile(path, read_dictionary=[text_field]) as file:
             inflated = 0
-            for batch in file.iter_batches(batch_size=256, columns=[text_field, *fields]):
+            wanted = list(groups) if groups is not None else None
+            for batch in file.iter_batches(batch_size=256, row_groups=wanted, columns=[text_field, *fields]):
                 others = batch.select(fields).to_pylist() if fields else [{}] * batch.num_rows
                 texts = batch.column(text_field)
                 if not pa.types.is_dictionary(texts.type):
@@ -267,6 +376,22 @@ def parquet_rows(
                         yield Unreadable("not UTF-8", f"byte {err.start}")
     except (pa.ArrowException, OSError, UnicodeDecodeError) as err:
         raise Unreadable("not readable as Parquet", str(err)[:200]) from None
+
+
+def parquet_groups(path: Path) -> list[int]:
+    """Stored bytes of each row group; none of a file that cannot be read."""
+    try:
+        meta = pq.read_metadata(path)
+    except (pa.ArrowException, OSError):
+        return []
+    groups = map(meta.row_group, range(meta.num_row_groups))
+    return [sum(g.column(i).total_compressed_size for i in range(g.num_columns)) for g in groups]
+
+
+def rows_before(path: Path, group: int) -> int:
+    """Rows of the row groups before one."""
+    meta = pq.read_metadata(path)
+    return sum(meta.row_group(i).num_rows for i in range(group))
 
 
 def _check_parquet(file: pq.ParquetFile, path: Path, wanted: list[str], limits: Limits) -> None:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
+from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.data import reading
 from tilth.data.document import Document, SourceLedger, batches, document_id, excerpt
@@ -43,7 +44,31 @@ SUFFIXES = (
     "jsonl ndjson json.gz json.zst parquet"
 )
 
+SHARD_BYTES = 32 << 20
+"""Stored bytes of a shard: small files go together, a large one that can be read from its middle is cut."""
+
 Content = str | dict[str, Any] | Unreadable
+
+
+class Entry(NamedTuple):
+    """What may become a document: where it stands in its file, how it begins there, what it holds."""
+
+    content: Content
+    data: bytes = b""
+    place: str = ""
+    """For people: "line 7"."""
+    start: int = -1
+    stop: int = -1
+    row: int | None = None
+    """Of a Parquet file, from 1."""
+
+
+class Piece(NamedTuple):
+    """A file, or the bytes (Parquet: row groups) of it from `start` to `stop`."""
+
+    file: Found
+    start: int | None = None
+    stop: int = 0
 
 
 class Config(BaseConfig):
@@ -55,6 +80,12 @@ class Config(BaseConfig):
     """Field or column of JSON lines and Parquet that holds the text."""
     id_field: str | None = None
     """Field or column that names a document; null: ids are hashes of path and text."""
+    url_field: str | None = None
+    """Field or column that holds the document's address; null: none."""
+    date_field: str | None = None
+    """Field or column that holds when the document was written or fetched, in most notations; null: none."""
+    licence_field: str | None = None
+    """Field or column that holds the document's licence; null: none."""
     metadata_fields: list[str] = []
     """More fields or columns to keep as the document's metadata."""
     suffixes: list[str] = Field(["." + s for s in SUFFIXES.split()], min_length=1)
@@ -74,59 +105,120 @@ class Config(BaseConfig):
         stats = [(name, (s := path.lstat()).st_size, s.st_mtime_ns) for name, path, _ in found]
         return content_hash([str(root), stats])
 
-    def read(self, ledger: SourceLedger) -> Iterator[pa.RecordBatch]:
+    def shards(self) -> list[str]:
+        """Names of runs of files, and of cuts of large ones, of about `SHARD_BYTES` each, in order."""
+        return [name for name, _ in self._plan(self._find()[1])]
+
+    def read(self, ledger: SourceLedger, shard: str | None = None) -> Iterator[pa.RecordBatch]:
         """Documents in the order of paths, then of places in the file."""
-        return batches(self._documents(ledger))
+        return batches(self._documents(ledger, shard))
 
     def _find(self) -> tuple[Path, list[Found]]:
         return find([self.path] if isinstance(self.path, str) else self.path, self.suffixes)
 
-    def _documents(self, ledger: SourceLedger) -> Iterator[Document]:
+    def _plan(self, found: list[Found]) -> Iterator[tuple[str, list[Piece]]]:
+        """(name, pieces) of each shard."""
+        held: list[Piece] = []
+        size = 0
+        for file in found:
+            stored = _size(file)
+            pieces = list(self._cut(file)) if stored > SHARD_BYTES else [Piece(file)]
+            if held and (len(pieces) > 1 or size + stored > SHARD_BYTES):
+                yield _name(held), held
+                held, size = [], 0
+            if len(pieces) > 1:
+                yield from ((_name([piece]), [piece]) for piece in pieces)
+            else:
+                held, size = [*held, *pieces], size + stored
+        if held:
+            yield _name(held), held
+
+    def _cut(self, file: Found) -> Iterator[Piece]:
+        """The pieces that a large file falls into; one for a file that must be read from its beginning."""
+        name, size = file.path.name.lower(), _size(file)
+        separator = self._separator(name)
+        if name.endswith(".parquet"):
+            groups = reading.parquet_groups(file.path)
+            first = filled = 0
+            for i, stored in enumerate(groups):
+                if filled and filled + stored > SHARD_BYTES:
+                    yield Piece(file, first, i)
+                    first, filled = i, 0
+                filled += stored
+            yield Piece(file, first, len(groups)) if first else Piece(file)
+        elif separator and name == uncompressed(name) and reading.can_cut(file.path, separator):
+            yield from (Piece(file, at, min(at + SHARD_BYTES, size)) for at in range(0, size, SHARD_BYTES))
+        else:
+            yield Piece(file)
+
+    def _separator(self, name: str) -> bytes | None:
+        """What stands between the documents of a file; None if it is one."""
+        if uncompressed(name.lower()).endswith((".jsonl", ".ndjson", ".json")):
+            return b"\n"
+        return self.separator.encode() if self.separator else None
+
+    def _documents(self, ledger: SourceLedger, shard: str | None) -> Iterator[Document]:
         root, found = self._find()
         ledger = ledger.within(root)
         ids: set[str] = set()
-        for file in found:
-            name, path, entries = file.name, file.path, 0
-            try:
-                if file.leads_out:
-                    raise Unreadable("a link that leads out of the folder")
-                if not stat.S_ISREG(path.stat().st_mode):
-                    raise Unreadable("not a regular file")
-                for number, unit, data, content in self._entries(path):
-                    entries += 1
-                    try:
-                        document = self._document(ledger.source, name, number, unit, content, ids)
-                        if document.text.strip():
-                            yield document
-                        else:
-                            ledger.skip(name, "empty")
-                    except Unreadable as err:
-                        place = (f"{unit} {number}" if unit else "", err.place)
-                        ledger.quarantine(name, ", ".join(filter(None, place)), err.reason, data)
-                if not entries:
-                    ledger.skip(name, "empty")
-            except Unreadable as err:
-                ledger.quarantine(name, err.place or (f"after {entries:,} documents" if entries else ""), err.reason)
-            except OSError as err:
-                ledger.quarantine(name, "", f"cannot be read: {err.strerror}")
+        known = shard is None
+        for name, pieces in self._plan(found):
+            if shard is None or shard == name:
+                known = True
+                for piece in pieces:
+                    yield from self._of_piece(piece, ledger, ids)
+        if not known:
+            raise DataError("there is no such shard now; files came or went.", where=f"{root}: {shard}")
 
-    def _entries(self, path: Path) -> Iterator[tuple[int, str, bytes, Content]]:
-        """(number, unit, how it begins, content) of each document of a file; blank ones are passed over."""
+    def _of_piece(self, piece: Piece, ledger: SourceLedger, ids: set[str]) -> Iterator[Document]:
+        name, path, entries = piece.file.name, piece.file.path, 0
+        try:
+            if piece.file.leads_out:
+                raise Unreadable("a link that leads out of the folder")
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise Unreadable("not a regular file")
+            for entry in self._entries(piece):
+                entries += 1
+                try:
+                    document = self._document(ledger.source, name, entry, ids)
+                    if document.text.strip():
+                        yield document
+                    else:
+                        ledger.skip(name, "empty")
+                except Unreadable as err:
+                    ledger.quarantine(name, ", ".join(filter(None, (entry.place, err.place))), err.reason, entry.data)
+            if not entries and not piece.start:
+                ledger.skip(name, "empty")
+        except Unreadable as err:
+            ledger.quarantine(name, err.place or (f"after {entries:,} documents" if entries else ""), err.reason)
+        except OSError as err:
+            ledger.quarantine(name, "", f"cannot be read: {err.strerror}")
+
+    def _entries(self, piece: Piece) -> Iterator[Entry]:
+        """What a file may hold; blank records are passed over."""
         limits = reading.Limits(self.max_document_bytes, self.max_ratio, self.max_inflated_bytes)
+        path, cut = piece.file.path, piece.start is not None
         name = uncompressed(path.name.lower())
         if name.endswith(".parquet"):
-            fields = [f for f in (self.id_field, *self.metadata_fields) if f]
-            rows = reading.parquet_rows(path, self.text_field, list(dict.fromkeys(fields)), limits)
-            for number, row in enumerate(rows, 1):
-                yield number, "row", b"", row
+            named = (self.id_field, self.url_field, self.date_field, self.licence_field, *self.metadata_fields)
+            fields = list(dict.fromkeys(f for f in named if f))
+            groups = range(piece.start, piece.stop) if piece.start is not None else None
+            rows = reading.parquet_rows(path, self.text_field, fields, limits, groups)
+            before = reading.rows_before(path, piece.start) if piece.start else 0
+            for number, row in enumerate(rows, before + 1):
+                yield Entry(row, place=f"row {number}", row=number)
             return
         lines = name.endswith((".jsonl", ".ndjson", ".json"))
-        separator = b"\n" if lines else self.separator.encode() if self.separator else None
+        separator = self._separator(name)
         unit = "line" if lines else "part" if separator else ""
-        for number, data, cut in reading.records(reading.chunks(path, limits), separator, limits.document_bytes):
+        if piece.start is not None and separator:
+            records = reading.piece(path, separator, limits, piece.start, piece.stop)
+        else:
+            records = reading.records(reading.chunks(path, limits), separator, limits.document_bytes)
+        for number, data, too_long, start, stop in records:
             content: Content
             try:
-                content = reading.decode(data, first=number == 1) if not cut else Unreadable(limits.too_long)
+                content = reading.decode(data, first=start == 0) if not too_long else Unreadable(limits.too_long)
                 if isinstance(content, str) and not content.strip():
                     continue
                 if isinstance(content, str) and lines:
@@ -135,23 +227,57 @@ class Config(BaseConfig):
                 raise
             except Unreadable as err:
                 content = err
-            yield number, unit, data, content
+            yield Entry(content, data, f"byte {start}" if cut else f"{unit} {number}" if unit else "", start, stop)
 
-    def _document(self, source: str, name: str, number: int, unit: str, content: Content, ids: set[str]) -> Document:
+    def _document(self, source: str, name: str, entry: Entry, ids: set[str]) -> Document:
+        content = entry.content
         if isinstance(content, Unreadable):
             raise content
-        metadata: dict[str, Any] = {unit: number} if unit else {}
-        identity = ""
+        place = entry.start if entry.row is None else entry.row
+        metadata: dict[str, Any] = {} if entry.row is None else {"row": entry.row}
         if isinstance(content, str):
-            text = content
-        else:
-            text = reading.check_text(content, self.text_field)
-            metadata |= {f: content[f] for f in self.metadata_fields if f in content}
-            if self.id_field:
-                identity = f"{source}:{reading.check_id(content, self.id_field)}"
-                if identity in ids:
-                    raise Unreadable(f"a '{self.id_field}' that stood before", excerpt(identity, 80))
-                ids.add(identity)
+            return Document(
+                document_id(name, content, place),
+                content,
+                source,
+                name,
+                reading.metadata_json(metadata),
+                start=entry.start,
+                stop=entry.stop,
+            )
+        text = reading.check_text(content, self.text_field)
+        metadata |= {f: content[f] for f in self.metadata_fields if f in content}
+        url = reading.check_line(content, self.url_field) if self.url_field else ""
+        date = reading.check_date(content, self.date_field) if self.date_field else ""
+        licence = reading.check_line(content, self.licence_field) if self.licence_field else ""
+        identity = ""
+        if self.id_field:
+            identity = f"{source}:{reading.check_id(content, self.id_field)}"
+            if identity in ids:
+                raise Unreadable(f"a '{self.id_field}' that stood before", excerpt(identity, 80))
+            ids.add(identity)
         return Document(
-            identity or document_id(name, text, number), text, source, name, reading.metadata_json(metadata)
+            identity or document_id(name, text, place),
+            text,
+            source,
+            name,
+            reading.metadata_json(metadata),
+            url,
+            date,
+            licence,
+            entry.start,
+            entry.stop,
         )
+
+
+def _name(pieces: list[Piece]) -> str:
+    """A shard is named after its first file, and its bytes or row groups where it is a piece of it."""
+    first = pieces[0]
+    return first.file.name if first.start is None else f"{first.file.name}#{first.start}-{first.stop}"
+
+
+def _size(file: Found) -> int:
+    try:
+        return file.path.stat().st_size
+    except (OSError, RuntimeError):  # a link to nowhere, or round in a circle
+        return 0
