@@ -41,8 +41,9 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
 
 @pytest.fixture(scope="module", autouse=True)
 def short_runs() -> Any:
-    """Runs so short that every text has several borders."""
+    """Runs so short that every text has several borders; and no compiler, so that this is what encodes."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TILTH_NATIVE", "0")
         patch.setattr(words, "_MIN_RUN", 3)
         patch.setattr(words, "_MAX_RUN", 17)
         yield
