@@ -24,10 +24,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tilth.core.config import Config
-from tilth.core.errors import DataError
+from tilth.core.errors import DataError, RecipeError, nearest
 from tilth.core.hashing import content_hash
 from tilth.core.rundir import RunLock, read_json, whole_dir, write_json, write_whole
 from tilth.data.curate import steps
@@ -138,6 +138,15 @@ def run(
     for line in describe(ledger):
         say(line)
     return Finished(dir, ledger, time.monotonic() - began)
+
+
+def known_engine(name: str) -> workers.Engine:
+    """The engine of that name. Raises RecipeError with the nearest."""
+    if name not in get_args(workers.Engine):
+        raise RecipeError(
+            f"there is no engine '{name}'.", where="--engine", fix=nearest(name, get_args(workers.Engine))
+        )
+    return name  # type: ignore[return-value]
 
 
 def identity_of(recipe: DataRecipe) -> dict[str, Any]:

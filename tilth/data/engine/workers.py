@@ -34,10 +34,18 @@ def execute(tasks: Sequence[Task], engine: Engine, workers: int, done: Callable[
             task.run()
             done(task)
         return
-    for index, fault in _frame(todo, engine, min(workers, len(todo))):
-        if fault:
-            raise DataError(fault, where=str(todo[index].target))
-        done(todo[index])
+    try:
+        for index, fault in _frame(todo, engine, min(workers, len(todo))):
+            if fault:
+                raise DataError(fault, where=str(todo[index].target))
+            done(todo[index])
+    except TilthError:
+        raise
+    except Exception as err:
+        raise DataError(
+            f"a worker process went away ({str(err).splitlines()[0][:200]}).",
+            fix="Run the same command again; with less memory in use (--workers) if it was killed for that.",
+        ) from err
 
 
 def _frame(todo: Sequence[Task], engine: Engine, workers: int) -> Iterator[tuple[int, str]]:

@@ -1,0 +1,128 @@
+"""`tilth data …`: the verbs of the data engine."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tilth import command
+from tilth.command import Json, Overrides, RecipePath, Root, console_for
+
+app = typer.Typer(
+    help="From a crawl to clean, deduplicated, traceable tokens. Start with: tilth data run recipes/data/first.yaml",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+DataRun = Annotated[Path, typer.Argument(help="Directory of a data run.", show_default=False)]
+Engine = Annotated[str, typer.Option(help="daft (worker processes here), ray (a cluster) or inline (this process).")]
+Workers = Annotated[int | None, typer.Option(help="Worker processes (default: one per core).", min=1)]
+
+
+def verb(name: str) -> Any:
+    """A verb of `tilth data`."""
+    return functools.partial(command.verb, app)(name, f"data {name}")
+
+
+@verb("run")
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    engine: Engine = "daft",
+    workers: Workers = None,
+    run_dir: Annotated[Path | None, typer.Option("--run", help="Run directory; by default named by content.")] = None,
+    root: Root = Path("runs"),
+    json_output: Json = False,
+) -> Any:
+    """Do a data recipe: read, judge, deduplicate, write documents and tokens. Goes on where it stopped."""
+    from tilth.data.engine import run as engine_run
+
+    out = console_for(json_output)
+    finished = engine_run.run(
+        recipe,
+        overrides,
+        root=root,
+        run_dir=run_dir,
+        engine=engine_run.known_engine(engine),
+        num_workers=workers,
+        say=out.say,
+    )
+    return finished.summary()
+
+
+@verb("signals")
+def signals(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    engine: Engine = "daft",
+    workers: Workers = None,
+    root: Root = Path("runs"),
+    json_output: Json = False,
+) -> Any:
+    """Compute every signal the steps read of every document, drop nothing, and show how they are distributed."""
+    from tilth.data.engine import run as engine_run
+    from tilth.data.engine import signals as tables
+
+    out = console_for(json_output)
+    finished = engine_run.run(
+        tables.only_signals(engine_run.load(recipe, overrides)),
+        root=root,
+        engine=engine_run.known_engine(engine),
+        num_workers=workers,
+        say=out.say,
+    )
+    found = tables.distributions(finished.dir)
+    for line in tables.tell(found):
+        out.say(line)
+    return {"dir": str(finished.dir), "signals": found}
+
+
+@verb("tune")
+def tune(
+    run: DataRun,
+    thresholds: Annotated[
+        list[str], typer.Argument(help="Moved thresholds: gopher_quality.min_words=30", show_default=False)
+    ],
+    examples: Annotated[int, typer.Option(help="Documents shown on each side.", min=0)] = 3,
+    json_output: Json = False,
+) -> Any:
+    """Show what would enter and leave if thresholds moved, from the kept signals alone."""
+    from tilth.data.engine import tune as tuning
+
+    result = tuning.tune(run, thresholds, examples)
+    if not json_output:
+        print("\n".join(tuning.tell(result)))
+    return result
+
+
+@verb("trace")
+def trace(
+    what: Annotated[str, typer.Argument(help="A document's id, or a training run's directory.", show_default=False)],
+    run: Annotated[
+        Path | None, typer.Option("--run", help="The data run that knows the document (default: look in --root).")
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="Of a training run: this step's documents.", min=0)] = None,
+    root: Root = Path("runs"),
+    json_output: Json = False,
+) -> Any:
+    """Follow a document through every decision about it, or a training step back to its documents and their bytes."""
+    from tilth import tracing
+
+    result = tracing.trace(what, run=run, step=step, root=root)
+    if not json_output:
+        print("\n".join(tracing.tell(result)))
+    return result
+
+
+@verb("report")
+def report(run: DataRun, json_output: Json = False) -> Any:
+    """Write the data run's single-file HTML report."""
+    from tilth.report import data_page
+
+    path = data_page.write(run)
+    if not json_output:
+        print(path)
+    return {"report": str(path)}

@@ -1,0 +1,167 @@
+"""Lineage: from a training step to the documents in it, from a document to the bytes it was read from and to every
+decision about it, in this run and in the data run it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tilth.core.errors import DataError
+from tilth.core.rundir import read_json
+from tilth.core.text import visible
+from tilth.data.document import excerpt
+from tilth.data.engine.passes import promoted
+from tilth.data.engine.result import Result
+
+
+def trace(
+    what: str, run: str | Path | None = None, step: int | None = None, root: str | Path = "runs"
+) -> dict[str, Any]:
+    """Trace a document id, or with `step` a training run's step.
+
+    Raises DataError if no data run under `root` (or `run`) knows the document, or the step is none of the run's.
+    """
+    if step is not None:
+        return trace_step(Path(what), step)
+    dirs = [Path(run)] if run is not None else sorted(p.parent for p in Path(root).glob("*/done.json"))
+    for dir in dirs:
+        if found := trace_document(dir, what):
+            return found
+    raise DataError(
+        f"no document '{visible(what[:80])}' in {len(dirs)} data run{'s' * (len(dirs) != 1)}.",
+        where=str(run or root),
+        fix="Name the data run with --run, or a training run with --step.",
+    )
+
+
+def trace_document(run: str | Path, identity: str) -> dict[str, Any] | None:
+    """Where a document came from, what became of it, and every decision and edit on the way; None if unknown.
+
+    A document of a higher tier is followed down to the one it was made from, and up to what was made of it.
+    """
+    result = Result(run)
+    found = result.find(identity)
+    if found is None:
+        return next((_set_aside(result, row) for row in result.quarantined() if row.get("id") == identity), None)
+    chain = [identity]
+    below = found
+    while below["parent"]:
+        below = result.find(below["parent"]) or {"parent": "", "id": below["parent"]}
+        chain.insert(0, below["id"])
+    for tier in result.tiers[len(chain) + 1 :]:
+        chain.append(promoted(chain[-1], tier))
+    decisions = list(result.rows("decisions.parquet", chain))
+    return {
+        "run": str(result.dir),
+        "id": identity,
+        "tier": found["tier"] if any(d["decision"] != "drop" for d in decisions) or not decisions else "dropped",
+        "source": {k: found[k] for k in ("source", "path", "start", "stop", "url", "date", "licence", "metadata")},
+        "chain": chain,
+        "decisions": decisions,
+        "edits": list(result.rows("edits.parquet", chain)),
+        "clusters": list(result.clusters(chain)),
+        "text": excerpt(found["text"]),
+    } | _outcome(decisions)
+
+
+def _outcome(decisions: list[dict[str, Any]]) -> dict[str, Any]:
+    dropped = [d for d in decisions if d["decision"] == "drop"]
+    return {"outcome": f"dropped by {dropped[-1]['step']}: {dropped[-1]['reason']}" if dropped else "kept"}
+
+
+def _set_aside(result: Result, row: dict[str, Any]) -> dict[str, Any]:
+    return {"run": str(result.dir), "id": row["id"], "outcome": f"quarantined: {row['reason']}", "quarantine": row}
+
+
+def trace_step(run: Path, step: int) -> dict[str, Any]:
+    """The sequences of a training step (over all stages, from 0), their documents and where each was read from."""
+    from tilth import job
+    from tilth.report.live import Silent
+
+    if not (run / "recipe.yaml").is_file():
+        raise DataError("this is no training run (it holds no recipe.yaml).", where=str(run))
+    resolved, plan, prepared = job.make_plan(run / "recipe.yaml", root=run.parent, out=Silent())
+    _same_data(run, resolved, prepared)
+    first = 0
+    for staged in plan.stages:
+        if step < first + staged.steps:
+            break
+        first += staged.steps
+    else:
+        raise DataError(f"the run has {first:,} steps, 0 to {first - 1:,}.", where=f"--step {step}")
+    sequences = []
+    for ref in staged.sampler.refs(step - first):
+        ids = staged.sampler.documents_of(ref)
+        sequences.append({"source": ref.source, "epoch": ref.epoch, "window": ref.window, "documents": ids})
+    wanted: dict[str, set[str]] = {}
+    for sequence in sequences:
+        wanted.setdefault(sequence["source"], set()).update(sequence["documents"])
+    places = {name: _places(prepared.documents, name, ids) for name, ids in wanted.items()}
+    lineage = {}
+    for name, ids in wanted.items():
+        data_run = getattr(resolved.recipe.corpus.sources[name], "path", None)
+        if isinstance(data_run, str) and (Path(data_run) / "identity.json").is_file():
+            lineage |= {i: found for i in sorted(ids) if (found := trace_document(data_run, i))}
+    return {
+        "run": str(run),
+        "step": step,
+        "stage": staged.stage.name,
+        "sequences": sequences,
+        "documents": {i: place for name in places for i, place in places[name].items()},
+        "data_run": lineage,
+    }
+
+
+def _same_data(run: Path, resolved: Any, prepared: Any) -> None:
+    """The run must have been trained on the data that is there now."""
+    from tilth import job
+
+    start = job.start_of(resolved.recipe, prepared.tokenizer)
+    now, then = job.identity(resolved.recipe, prepared, start), read_json(run / "identity.json")
+    if now["data"] != then.get("data"):
+        raise DataError("the data this run was trained on has changed since.", where=str(run))
+
+
+def _places(documents: Any, source: str, ids: set[str]) -> dict[str, dict[str, Any]]:
+    out = {}
+    for batch in documents.read(source, "train"):
+        for row in batch.select(["id", "path", "url", "start", "stop", "metadata"]).to_pylist():
+            if row["id"] in ids:
+                out[row["id"]] = {"source": source, **{k: v for k, v in row.items() if k != "id"}}
+    return out
+
+
+def tell(found: dict[str, Any]) -> Iterator[str]:
+    """Lines for a person; what came from data is shown without control characters."""
+    if "step" in found:
+        yield f"step {found['step']} ({found['stage']}) of {found['run']}: {len(found['sequences'])} sequences"
+        for s in found["sequences"]:
+            yield f"  {s['source']} epoch {s['epoch']} window {s['window']}"
+            for i in s["documents"]:
+                yield f"    {visible(i)}  {_place(found['documents'].get(i, {}))}"
+                if i in found["data_run"]:
+                    yield from ("      " + line for line in tell(found["data_run"][i]))
+        return
+    yield f"{visible(found['id'])}: {found['outcome']}  ({found['run']})"
+    if "quarantine" in found:
+        row = found["quarantine"]
+        yield f"  {visible(row.get('path', ''))}: {visible(row.get('excerpt', '')[:200])}"
+        return
+    yield f"  read from {_place(found['source'])}"
+    for d in found["decisions"]:
+        why = f" {d['reason']}" if d["reason"] else ""
+        against = f" ({d['value']:.4g} against {d['threshold']:.4g})" if d["value"] == d["value"] else ""
+        yield f"  {d['step']}: {d['decision']}{why}{against}"
+    for e in found["edits"]:
+        removed, put = (visible(" ".join((e[k] or "").split())[:60]) for k in ("removed", "put"))
+        yield f"  {e['step']} at {e['start']:,}–{e['stop']:,} ({visible(e['rule'])}): {removed!r} -> {put!r}"
+    for c in found["clusters"]:
+        rest = ", ".join(f"{k} {visible(str(v))}" for k, v in c.items() if k not in ("step", "id"))
+        yield f"  {c['step']}: {rest}"
+
+
+def _place(source: dict[str, Any]) -> str:
+    bytes_ = f", bytes {source['start']:,} to {source['stop']:,}" if source.get("start", -1) >= 0 else ""
+    url = f" ({visible(source['url'])})" if source.get("url") else ""
+    return f"{visible(str(source.get('path', '')))}{bytes_}{url}"
