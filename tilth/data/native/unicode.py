@@ -42,13 +42,13 @@ BITS = {
 @functools.cache
 def flags() -> np.ndarray:
     """uint32 [0x110000]: bit set of `BITS` per code point."""
-    return _cached("flags", _flags)
+    return cached("flags", _flags)
 
 
 @functools.cache
 def lower() -> np.ndarray:
     """uint32 [0x110000]: the one code point `str.lower` gives, or the first of several (İ: i)."""
-    return _cached("lower", lambda: np.array([ord(chr(c).lower()[0]) for c in range(0x110000)], dtype=np.uint32))
+    return cached("lower", lambda: np.array([ord(chr(c).lower()[0]) for c in range(0x110000)], dtype=np.uint32))
 
 
 def _flags() -> np.ndarray:
@@ -58,7 +58,8 @@ def _flags() -> np.ndarray:
     return out
 
 
-def _cached(name: str, make: object) -> np.ndarray:
+def cached(name: str, make: object) -> np.ndarray:
+    """The table that `make()` gives, kept in the cache directory under its name and the version of Unicode."""
     path = cache_dir() / f"{name}-{sys.version_info[0]}.{sys.version_info[1]}-{unicodedata.unidata_version}-1.npy"
     try:
         return np.load(path, allow_pickle=False)

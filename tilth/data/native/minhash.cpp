@@ -1,0 +1,249 @@
+// MinHash signatures and band keys straight from UTF-8 texts. The plain form, which says what is computed, is minhash.py.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "unicode.hpp"
+#include "xxhash.hpp"
+
+namespace {
+
+enum Kind : uint32_t { ONE, SPACE, DIGIT, SEPARATOR, MARK, MARK_STARTER, SEVERAL, SIGMA, COMBINING };
+enum Sigma : uint8_t { CASED = 1, IGNORABLE = 2 };
+
+struct Tables {
+    const uint32_t* what;      // [0x110000] kind << 24 | code point to write, or place in `pool`
+    const uint32_t* pool;      // length, then so many code points
+    const uint8_t* combining;  // [0x110000] canonical combining class
+    const uint8_t* sigma;      // [0x110000] what decides whether a sigma ends its word
+};
+
+// Writes normalised text: words with one space between them.
+struct Writer {
+    const Tables& t;
+    std::vector<uint8_t>& out;
+    bool gap = false;
+    // Combining characters that were written since the last starter, for canonical order.
+    std::vector<std::pair<uint8_t, uint32_t>> run;
+
+    Writer(const Tables& tables, std::vector<uint8_t>& buffer) : t(tables), out(buffer) { out.clear(); }
+
+    void open() {
+        if (gap && !out.empty()) out.push_back(' ');
+        gap = false;
+    }
+    void put(uint32_t c) {
+        open();
+        uint8_t bytes[4];
+        int size = unicode::encode(c, bytes);
+        out.insert(out.end(), bytes, bytes + size);
+    }
+    void starter(uint32_t c) {
+        if (!run.empty()) run.clear();
+        put(c);
+    }
+    void combining(uint32_t c) {
+        uint8_t rank = t.combining[c];
+        open();
+        size_t at = run.size();
+        while (at && run[at - 1].first > rank) --at;
+        run.insert(run.begin() + at, {rank, c});
+        if (at + 1 == run.size()) return put(c);
+        size_t tail = 0;
+        uint8_t bytes[4];
+        for (auto& r : run) tail += unicode::encode(r.second, bytes);
+        out.resize(out.size() - (tail - unicode::encode(c, bytes)));
+        for (auto& r : run) put(r.second);
+    }
+    void any(uint32_t c) { t.combining[c] ? combining(c) : starter(c); }
+    void space() { gap = true; run.clear(); }
+};
+
+// Whether the capital sigma of two bytes at p ends a word, as str.lower decides it.
+bool ends_word(const Tables& t, const uint8_t* begin, const uint8_t* p, const uint8_t* end) {
+    int size;
+    bool before = false;
+    for (const uint8_t* q = p; q > begin;) {
+        do --q; while ((*q & 0xc0) == 0x80);
+        uint8_t s = t.sigma[unicode::decode(q, size)];
+        if (s & IGNORABLE) continue;
+        before = s & CASED;
+        break;
+    }
+    if (!before) return false;
+    for (const uint8_t* q = p + 2; q < end; q += size) {
+        uint8_t s = t.sigma[unicode::decode(q, size)];
+        if (s & IGNORABLE) continue;
+        return !(s & CASED);
+    }
+    return true;
+}
+
+void normalise(const Tables& t, const uint8_t* begin, const uint8_t* end, std::vector<uint8_t>& out) {
+    Writer w(t, out);
+    out.reserve(end - begin + 16);
+    int size;
+    for (const uint8_t* p = begin; p < end; p += size) {
+        uint32_t c = unicode::decode(p, size), what = t.what[c], value = what & 0xffffff;
+        switch (what >> 24) {
+            case ONE:
+                w.starter(value);
+                break;
+            case SPACE:
+                w.space();
+                break;
+            case DIGIT: {  // a number, with at most one separator inside: one 0
+                const uint8_t* q = p;
+                auto digits = [&] {
+                    const uint8_t* first = q;
+                    int s;
+                    while (q < end && t.what[unicode::decode(q, s)] >> 24 == DIGIT) q += s;
+                    return q > first;
+                };
+                digits();
+                const uint8_t* whole = q;
+                int s;
+                if (q < end && t.what[unicode::decode(q, s)] >> 24 == SEPARATOR) {
+                    q += s;
+                    if (!digits()) q = whole;
+                }
+                w.starter('0');
+                size = int(q - p);
+                break;
+            }
+            case SEPARATOR:
+                if (value == ' ') w.space(); else w.starter(value);
+                break;
+            case MARK:
+                break;
+            case MARK_STARTER:
+                w.run.clear();
+                break;
+            case SEVERAL:
+                for (uint32_t i = 1; i <= t.pool[value]; ++i) w.any(t.pool[value + i]);
+                break;
+            case SIGMA:
+                w.starter(ends_word(t, begin, p, end) ? 0x3c2 : 0x3c3);
+                break;
+            case COMBINING:
+                w.combining(value);
+                break;
+        }
+    }
+}
+
+// Where each shingle of normalised text begins and ends: n words, or n characters.
+void shingles(const std::vector<uint8_t>& text, int n, bool characters, std::vector<uint32_t>& starts,
+              std::vector<uint32_t>& stops) {
+    starts.clear();
+    stops.clear();
+    uint32_t size = text.size();
+    if (characters) {
+        for (uint32_t i = 0; i < size; ++i)
+            if ((text[i] & 0xc0) != 0x80) starts.push_back(i);
+        stops.assign(starts.begin() + std::min<size_t>(1, starts.size()), starts.end());
+        if (size) stops.push_back(size);
+    } else {
+        for (uint32_t i = 0; i < size;) {
+            const void* gap = std::memchr(text.data() + i, ' ', size - i);
+            uint32_t stop = gap ? static_cast<const uint8_t*>(gap) - text.data() : size;
+            starts.push_back(i);
+            stops.push_back(stop);
+            i = stop + 1;
+        }
+    }
+    size_t count = starts.size() < size_t(n) ? 0 : starts.size() - n + 1;
+    stops.erase(stops.begin(), stops.begin() + (starts.size() - count));
+    starts.resize(count);
+}
+
+constexpr uint64_t MERSENNE = (1ull << 61) - 1;
+
+// Least value of (h a + b mod 2^64) mod 2^61 - 1 over `count` hashes, for 8 functions at a time, so that their
+// parameters and minima stay in registers. Values are below 2^62, so comparing them as signed is right and cheaper.
+void minima(const uint64_t* hashes, size_t count, const uint64_t* a, const uint64_t* b, int64_t* least) {
+    constexpr int WIDE = 8;
+    int64_t m[WIDE];
+    uint64_t x[WIDE], y[WIDE];
+    for (int j = 0; j < WIDE; ++j) { m[j] = least[j]; x[j] = a[j]; y[j] = b[j]; }
+    for (size_t i = 0; i < count; ++i) {
+        uint64_t h = hashes[i];
+        for (int j = 0; j < WIDE; ++j) {
+            uint64_t v = h * x[j] + y[j];
+            int64_t f = int64_t(v & MERSENNE) + int64_t(v >> 61);
+            f = (f + ((f + 1) >> 61)) & int64_t(MERSENNE);
+            m[j] = f < m[j] ? f : m[j];
+        }
+    }
+    for (int j = 0; j < WIDE; ++j) least[j] = m[j];
+}
+
+}  // namespace
+
+extern "C" {
+
+// texts [n] -> counts int64 [n] shingles of each; signatures uint64 [n, width] (or null), of which the first bands * rows
+// columns count; keys uint64 [n, bands]; brief uint16 [n, bands * rows]. Rows of texts without a shingle stay as they
+// were. `width` is bands * rows rounded up to 8; a and b uint64 [width].
+__attribute__((visibility("default"))) void minhash(
+    const uint8_t* bytes, const int64_t* offsets, int64_t n, const uint32_t* what, const uint32_t* pool,
+    const uint8_t* combining, const uint8_t* sigma, int ngram, int characters, int bands, int rows, const uint64_t* a,
+    const uint64_t* b, int64_t* counts, uint64_t* signatures, uint64_t* keys, uint16_t* brief) {
+    Tables tables{what, pool, combining, sigma};
+    const int functions = bands * rows, width = (functions + 7) / 8 * 8;
+    constexpr size_t BLOCK = 512, RECENT = 4096;
+    std::vector<uint8_t> text;
+    std::vector<uint32_t> starts, stops;
+    std::vector<uint64_t> hashes, recent(RECENT);
+    std::vector<int64_t> least(width);
+    for (int64_t i = 0; i < n; ++i) {
+        normalise(tables, bytes + offsets[i], bytes + offsets[i + 1], text);
+        shingles(text, ngram, characters, starts, stops);
+        counts[i] = starts.size();
+        if (starts.empty()) continue;
+        hashes.clear();
+        std::fill(recent.begin(), recent.end(), 0);
+        recent[0] = 1;  // so that no place holds what would belong there
+        for (size_t k = 0; k < starts.size(); ++k) {
+            uint64_t h = xxhash::hash64(text.data() + starts[k], stops[k] - starts[k]);
+            uint64_t& place = recent[h % RECENT];
+            if (place == h) continue;  // repeated shingles change no minimum
+            place = h;
+            hashes.push_back(h);
+        }
+        std::fill(least.begin(), least.end(), int64_t(MERSENNE));
+        for (size_t first = 0; first < hashes.size(); first += BLOCK)
+            for (int j = 0; j < width; j += 8)
+                minima(hashes.data() + first, std::min(BLOCK, hashes.size() - first), a + j, b + j, least.data() + j);
+        const uint64_t* values = reinterpret_cast<const uint64_t*>(least.data());
+        if (signatures) std::copy(values, values + width, signatures + i * width);
+        for (int band = 0; band < bands; ++band)
+            keys[i * bands + band] =
+                xxhash::hash64(reinterpret_cast<const uint8_t*>(values + band * rows), 8 * rows, band);
+        for (int j = 0; j < functions; ++j) brief[i * functions + j] = uint16_t(values[j]);
+    }
+}
+
+// Normalised texts: writes at most `room` bytes and returns how many there are; ends int64 [n].
+__attribute__((visibility("default"))) int64_t normalised(
+    const uint8_t* bytes, const int64_t* offsets, int64_t n, const uint32_t* what, const uint32_t* pool,
+    const uint8_t* combining, const uint8_t* sigma, uint8_t* out, int64_t room, int64_t* ends) {
+    Tables tables{what, pool, combining, sigma};
+    std::vector<uint8_t> text;
+    int64_t total = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        normalise(tables, bytes + offsets[i], bytes + offsets[i + 1], text);
+        if (total + int64_t(text.size()) <= room) std::memcpy(out + total, text.data(), text.size());
+        total += text.size();
+        ends[i] = total;
+    }
+    return total;
+}
+
+// xxHash64 of each text into out uint64 [n].
+__attribute__((visibility("default"))) void hashes(const uint8_t* bytes, const int64_t* offsets, int64_t n,
+                                                   uint64_t seed, uint64_t* out) {
+    for (int64_t i = 0; i < n; ++i) out[i] = xxhash::hash64(bytes + offsets[i], offsets[i + 1] - offsets[i], seed);
+}
+}
