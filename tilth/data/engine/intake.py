@@ -48,15 +48,15 @@ def _read(source: Any, name: str, shard: str | None, size: int, on_error: str, a
         batches = source.read(books) if shard is None else source.read(books, shard)
         for batch in batches:
             for piece in _pieces(batch, size):
+                here = pc.sum(pc.binary_length(piece.column("text"))).as_py() or 0
+                if writer is not None and filled + here > size:
+                    writer.__exit__(None)
+                    writer = None
                 if writer is None:
-                    writer = Writer(aside / f"part-{number:05d}.parquet", SCHEMA)
+                    writer, filled = Writer(aside / f"part-{number:05d}.parquet", SCHEMA), 0
                     number += 1
                 writer.write(piece)
-                here = pc.sum(pc.binary_length(piece.column("text"))).as_py() or 0
                 filled, total, documents = filled + here, total + here, documents + piece.num_rows
-                if filled >= size:
-                    writer.__exit__(None)
-                    writer, filled = None, 0
         if writer is not None:
             writer.__exit__(None)
         ledger.read(name, documents)
