@@ -1,0 +1,372 @@
+"""Exact substrings: spans of 50 words or more that stand elsewhere too are cut out, whatever surrounds them.
+
+A span of at least `length` words that repeats is a row of windows of exactly `length` words that each repeat, so the
+words to cut are the union of the repeated windows. They are found without a suffix array, on disk, in five rounds:
+
+    anchors   of each part, its windows' anchors (`tilth.data.native.substring`), sorted, 8 bytes each
+    repeated  of each range of anchors, which are met more than once anywhere; all others' windows are unique
+    windows   of each part, the windows with such an anchor: 128 bits of hash over the 64-bit hashes of their words
+    shared    of each range of hashes, which are met in several parts, and where first
+    spans     of each part, the words covered
+
+Nothing is missed, as equal windows have equal anchors; what is not equal is cut only if 128 bits collide. A task holds
+the records of one part, or of a range of hashes that `bucket_bytes` bounds; the output depends on neither.
+
+A cut never enters a word, so never a code point. Of the white space on both sides the one with more line breaks stays.
+What a cut joins may repeat again; where that matters, name the step twice. Lee et al. 2022, arXiv:2107.06499, which
+finds the same spans in token ids and removes every copy (`policy: remove_all`).
+
+Fails when: copies differ by a word at least every `length` words; `minhash` finds those.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from tilth.core.config import Config as BaseConfig
+from tilth.core.errors import DataError
+from tilth.core.protocols import Edit, Verdicts
+from tilth.data.native import hashing
+from tilth.data.native import substring as native
+from tilth.data.native.buffers import texts
+from tilth.data.native.substring import Words
+
+if TYPE_CHECKING:
+    from tilth.data.engine.across import Space
+    from tilth.data.engine.tasks import Task
+
+CARD = {
+    "title": "Exact substring deduplication",
+    "paper": "arXiv:2107.06499",
+    "claim": "Cuts the words of every span of at least `length` words that stands elsewhere too, and no other.",
+    "baseline": "",
+    "check": "Spans equal those of a quadratic comparison of all windows of random texts (tests/data/test_substring.py).",
+    "needs": [],
+    "excludes": [],
+}
+
+_NOWHERE = np.uint64(2**64 - 1)
+
+
+class Config(BaseConfig):
+    """Which repeats count, and what becomes of them."""
+
+    length: int = Field(50, ge=2, le=10_000)
+    """Words (or tokens) of the shortest span that counts as repeated."""
+    tokens: str = Field("words", min_length=1)
+    """words: runs without white space, single characters in Thai, kana and Han; else the path of a tokenizer.json."""
+    policy: Literal["keep_first", "remove_all", "drop_document"] = "keep_first"
+    """keep_first: all copies but the first in the order of the input are cut; remove_all: the first too;
+    drop_document: nothing is cut, documents that mostly repeat earlier text are dropped."""
+    share: float = Field(0.5, ge=0.0, lt=1.0)
+    """drop_document: documents go whose share of words that repeat earlier text is greater."""
+    min_left: int = Field(50, ge=0)
+    """Words; documents that are cut to fewer are dropped."""
+    scope: Literal["global", "source"] = "global"
+    """Copies are looked for among all sources, or within each."""
+    bucket_bytes: int = Field(128_000_000, gt=0)
+    """Bytes of hashes compared at a time; a worker holds about five times as much. Changes no outcome."""
+
+    def build(self) -> Substring:
+        """The step. Raises DataError for a tokenizer that is missing."""
+        return Substring(self)
+
+
+class Substring:
+    """Sketches are the documents' words as hashes; documents shorter than `length` have none."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._tokenizer = None if config.tokens == "words" else _tokenizer(config.tokens)
+        self._spans: tuple[Path, np.ndarray] | None = None
+
+    def sketch(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
+        """row uint32, salt uint64, words large_binary (uint64 each, little-endian) of the documents long enough."""
+        words = self._words(batch.column("text"))
+        rows = np.flatnonzero(np.diff(words.offsets) >= self._config.length)
+        sources = batch.column("source").to_pylist() if self._config.scope == "source" else []
+        salts = [hashing.of_bytes(sources[row].encode()) if sources else 0 for row in rows]
+        blob = pa.LargeBinaryArray.from_buffers(
+            pa.large_binary(), batch.num_rows, [None, pa.py_buffer(words.offsets * 8), pa.py_buffer(words.hashes)]
+        )
+        return pa.record_batch(
+            [pa.array(rows + first, pa.uint32()), pa.array(salts, pa.uint64()), blob.take(pa.array(rows))],
+            names=["row", "salt", "words"],
+        )
+
+    def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
+        """The five rounds at the top of this page."""
+        from tilth.data.engine.tasks import Task
+
+        length, n = self._config.length, len(space.parts)
+
+        def each(name: str, count: int, make: Any) -> list[Task]:
+            return [
+                Task(space.dir / name / f"{i:06d}", functools.partial(make, space=space, index=i)) for i in range(count)
+            ]
+
+        def buckets(name: str) -> int:
+            size = sum((space.dir / name / f"{part:06d}" / "keys.npy").stat().st_size for part in range(n))
+            return max(1, math.ceil(size / self._config.bucket_bytes))
+
+        yield each("anchors", n, functools.partial(_anchors, length=length))
+        count = buckets("anchors")
+        yield each("repeated", count, functools.partial(_repeated, count=count))
+        yield each("windows", n, functools.partial(_candidates, length=length, count=count))
+        count = buckets("windows")
+        yield each("shared", count, functools.partial(_shared, count=count))
+        every = self._config.policy == "remove_all"
+        yield each("spans", n, functools.partial(_covered, length=length, count=count, every=every))
+
+    def judge(self, batch: pa.RecordBatch, first: int, part: int, space: Space) -> Verdicts:
+        """Cut what repeats, or drop the documents that mostly do.
+
+        Metadata: `substring_words`, how many words repeat; `substring_first`, the places ("part:row") of the documents
+        that had the spans first (of the document's own place: elsewhere in itself).
+        """
+        spans = self._load(space.dir / "spans" / f"{part:06d}")
+        n = batch.num_rows
+        keep, reason = np.ones(n, dtype=bool), [""] * n
+        value, threshold = np.full(n, np.nan), np.full(n, np.nan)
+        metadata: dict[str, list[Any]] = {"substring_words": [None] * n, "substring_first": [None] * n}
+        column, edits, changed = batch.column("text"), [], {}
+        low, high = np.searchsorted(spans[:, 0], [first, first + n])
+        for row, group in itertools.groupby(spans[low:high].tolist(), key=lambda span: span[0]):
+            i, cuts = row - first, list(group)
+            text = column[i].as_py()
+            starts, stops = self._places(text)
+            repeated = sum(stop - start for _, start, stop, _, _ in cuts)
+            metadata["substring_words"][i] = repeated
+            metadata["substring_first"][i] = sorted({f"{part}:{row}" for *_, part, row in cuts})
+            if self._config.policy == "drop_document":
+                if repeated > self._config.share * len(starts):
+                    keep[i], reason[i] = False, "repeated text"
+                    value[i], threshold[i] = repeated / len(starts), self._config.share
+                continue
+            if len(starts) - repeated < self._config.min_left:
+                keep[i], reason[i] = False, "too little left of repeated text"
+                value[i], threshold[i] = len(starts) - repeated, self._config.min_left
+                continue
+            ranges = [_range(text, starts, stops, start, stop) for _, start, stop, _, _ in cuts]
+            made = [Edit(i, a, b, "repeated text", text[a:b], "") for a, b in ranges if a < b]
+            edges = [0, *itertools.chain.from_iterable((e.start, e.stop) for e in made), len(text)]
+            changed[i] = "".join(text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True))
+            edits += made
+        out = Verdicts(keep, reason, value, threshold, edits=edits, metadata=metadata)
+        if changed:
+            rows = [changed.get(i, text) for i, text in enumerate(column.to_pylist())]
+            out.text = pa.array(rows, pa.large_string())
+        return out
+
+    def _load(self, path: Path) -> np.ndarray:
+        if self._spans is None or self._spans[0] != path:
+            self._spans = (path, np.load(path / "spans.npy", allow_pickle=False))
+        return self._spans[1]
+
+    def _words(self, column: pa.Array) -> Words:
+        if self._tokenizer is None:
+            return native.words(texts(column))
+        encoded = self._tokenizer.encode_batch_fast(column.to_pylist(), add_special_tokens=False)
+        ids = [np.array(e.ids, np.uint64) for e in encoded]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(i) for i in ids], dtype=np.int64)])
+        return Words(hashing.mix(np.concatenate([np.zeros(0, np.uint64), *ids]) + np.uint64(1)), offsets)
+
+    def _places(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Characters at which each word begins and ends. Tokens may share a character."""
+        if self._tokenizer is None:
+            words = native.words(texts(pa.array([text], pa.large_string())), places=True)
+            assert words.starts is not None and words.stops is not None
+            raw = np.frombuffer(text.encode(), np.uint8)
+            before = np.concatenate([[0], np.cumsum((raw & 0xC0) != 0x80)])
+            return before[words.starts], before[words.stops]
+        offsets = np.array(self._tokenizer.encode(text, add_special_tokens=False).offsets, np.int64).reshape(-1, 2)
+        return offsets[:, 0], offsets[:, 1]
+
+
+def _tokenizer(path: str) -> Any:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(Path(path).expanduser()))
+    except Exception as err:  # the library raises bare Exceptions
+        raise DataError(
+            f"this tokenizer cannot be read ({err}).", where=path, fix="Name a tokenizer.json, or `tokens: words`."
+        ) from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _range(text: str, starts: np.ndarray, stops: np.ndarray, first: int, stop: int) -> tuple[int, int]:
+    """Characters to cut for the words `first` to `stop`, with the white space on the side with fewer line breaks."""
+    before = int(stops[first - 1]) if first else 0
+    after = int(starts[stop]) if stop < len(starts) else len(text)
+    a, b = max(int(starts[first]), before), min(int(stops[stop - 1]), after)  # a shared character stays
+    if a >= b:
+        return a, a
+    left, right = text[before:a], text[b:after]
+    if left.strip() or right.strip():
+        return a, b
+    if not first or (stop < len(starts) and right.count("\n") <= left.count("\n")):
+        return a, after
+    return before, b
+
+
+# ---- the rounds ------------------------------------------------------------------------------------------------
+
+
+def _sketched(space: Space, part: int) -> Iterator[tuple[np.ndarray, np.ndarray, Words]]:
+    """(rows uint32 [n], salts uint64 [n], words) of the sketch's batches."""
+    for batch in space.sketch(part):
+        if not batch.num_rows:
+            continue
+        blob = batch.column("words").cast(pa.large_binary())
+        _, offsets, data = blob.buffers()
+        places = np.frombuffer(offsets, np.int64, blob.offset + len(blob) + 1)[blob.offset :]
+        values = np.frombuffer(data, np.uint64, int(places[-1] - places[0]) // 8, offset=int(places[0]))
+        rows = batch.column("row").to_numpy().astype(np.uint32)
+        yield rows, batch.column("salt").to_numpy().astype(np.uint64), Words(values, (places - places[0]) // 8)
+
+
+def _anchors(aside: Path, space: Space, index: int, length: int) -> None:
+    """keys.npy uint64 [m]: the part's anchors, sorted, distinct; twice.npy bool [m]: those it has more than once."""
+    found = [native.anchors(words, salts, length) for _, salts, words in _sketched(space, index)]
+    keys = native.order(np.concatenate([np.zeros(0, np.uint64), *found]))
+    first = np.flatnonzero(_new(keys))
+    np.save(aside / "keys.npy", keys[first])
+    np.save(aside / "twice.npy", np.diff(first, append=len(keys)) > 1)
+
+
+def _repeated(aside: Path, space: Space, index: int, count: int) -> None:
+    """answer.npy bool: which anchors of range `index` are met twice anywhere, part after part; starts.npy."""
+    keys, starts = _slices(space, "anchors", "keys", index, count)
+    twice, _ = _slices(space, "anchors", "twice", index, count)
+    order = np.argsort(keys, kind="stable")
+    new = _new(keys[order])
+    group = np.cumsum(new) - 1
+    met = np.zeros(len(order), bool)
+    met[order] = (np.bincount(group)[group] > 1) | (np.bincount(group, weights=twice[order])[group] > 0)
+    np.save(aside / "answer.npy", met)
+    np.save(aside / "starts.npy", starts)
+
+
+def _candidates(aside: Path, space: Space, index: int, length: int, count: int) -> None:
+    """keys.npy uint64 [m, 2]: hashes of the part's windows with repeated anchors, sorted, distinct.
+
+    starts.npy int64 [m + 1] into places.npy uint64: where each of them stands in the part (row << 32 | word), in order.
+    """
+    anchors = np.load(_in(space, "anchors", index) / "keys.npy", allow_pickle=False)
+    repeated = anchors[_answers(space, "repeated", index, count)]
+    found = [
+        native.windows(words, salts, rows, length, repeated) for rows, salts, words in _sketched(space, index)
+    ] or [np.zeros((0, 3), np.uint64)]
+    records = native.order(np.concatenate(found))
+    first = np.flatnonzero(_new(records[:, :2]))
+    np.save(aside / "keys.npy", records[first, :2])
+    np.save(aside / "starts.npy", np.append(first, len(records)))
+    np.save(aside / "places.npy", np.ascontiguousarray(records[:, 2]))
+
+
+def _shared(aside: Path, space: Space, index: int, count: int) -> None:
+    """answer.npy uint64: for each hash of range `index`, part after part: the part and the row (part << 32 | row) that
+    has it first if several parts have it, else 2^64 - 1; starts.npy."""
+    keys, starts = _slices(space, "windows", "keys", index, count)
+    order = np.argsort(keys[:, 0], kind="stable")  # so within equal hashes the first part comes first
+    by_first, all_new = _new(keys[order, 0]), _new(keys[order])
+    if not np.array_equal(by_first, all_new):  # one in 2^64 pairs
+        order = np.lexsort((keys[:, 1], keys[:, 0]))
+    first = np.flatnonzero(_new(keys[order]))
+    sizes = np.diff(first, append=len(order))
+    several = np.flatnonzero(sizes > 1)
+    owner = order[first[several]]
+    place = np.zeros(len(owner), np.uint64)
+    parts = np.searchsorted(starts, owner, side="right") - 1
+    for part in np.unique(parts).tolist():
+        at = parts == part
+        before = _bounds(space, "windows", part, index, count)[0]
+        folder = _in(space, "windows", part)
+        firsts = np.load(folder / "starts.npy", mmap_mode="r")[owner[at] - starts[part] + before]
+        rows = np.load(folder / "places.npy", mmap_mode="r")[firsts] >> np.uint64(32)
+        place[at] = np.uint64(part << 32) | rows
+    answer = np.full(len(order), _NOWHERE)
+    spread = np.repeat(place, sizes[several])
+    answer[order[np.repeat(sizes > 1, sizes)]] = spread
+    np.save(aside / "answer.npy", answer)
+    np.save(aside / "starts.npy", starts)
+
+
+def _covered(aside: Path, space: Space, index: int, length: int, count: int, every: bool) -> None:
+    """spans.npy int64 [s, 5]: row, first word, word after the last, and the part and row that have the span's first
+    window first; in order, and apart. `every`: the first copies too."""
+    folder = _in(space, "windows", index)
+    starts = np.load(folder / "starts.npy", allow_pickle=False)
+    places = np.load(folder / "places.npy", mmap_mode="r")
+    answers, sizes = _answers(space, "shared", index, count), np.diff(starts)
+    alone = answers == _NOWHERE
+    here = alone | (answers >> np.uint64(32) == np.uint64(index))
+    own = np.uint64(index << 32) | (places[starts[:-1]] >> np.uint64(32))
+    owners = np.where(here, own, answers)
+    cut = np.repeat((sizes > 1) | ~alone, sizes)
+    if not every:
+        cut[starts[:-1][here]] = False
+    at = np.flatnonzero(cut)
+    order = np.argsort(places[at], kind="stable")
+    place, owner = places[at][order], np.repeat(owners, sizes)[at][order]
+    row, word = (place >> np.uint64(32)).astype(np.int64), (place & np.uint64(2**32 - 1)).astype(np.int64)
+    begins = np.ones(len(place), bool)
+    begins[1:] = (np.diff(row) != 0) | (np.diff(word) > length)  # windows that touch make one span
+    first = np.flatnonzero(begins)
+    last = np.append(first[1:], len(place))[: len(first)] - 1
+    owner = owner[first].astype(np.int64)
+    spans = np.stack([row[first], word[first], word[last] + length, owner >> 32, owner & (2**32 - 1)], axis=1)
+    np.save(aside / "spans.npy", spans.reshape(-1, 5))
+
+
+def _in(space: Space, name: str, index: int) -> Path:
+    return space.dir / name / f"{index:06d}"
+
+
+def _new(keys: np.ndarray) -> np.ndarray:
+    """Which of sorted keys [n] or [n, d] differ from the one before."""
+    new = np.ones(len(keys), bool)
+    differ = keys[1:] != keys[:-1]
+    new[1:] = differ if keys.ndim == 1 else differ.any(axis=1)
+    return new
+
+
+def _bounds(space: Space, name: str, part: int, index: int, count: int) -> tuple[int, int]:
+    """Which of a part's sorted keys lie in range `index` of `count` equal ranges of 64 bits."""
+    keys = np.load(_in(space, name, part) / "keys.npy", mmap_mode="r")
+    keys = keys if keys.ndim == 1 else keys[:, 0]
+    low = np.searchsorted(keys, np.uint64((index << 64) // count)) if index else 0
+    high = np.searchsorted(keys, np.uint64(((index + 1) << 64) // count)) if index + 1 < count else len(keys)
+    return int(low), int(high)
+
+
+def _slices(space: Space, name: str, file: str, index: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """What all parts have in range `index`, part after part, and where each part's begins [parts + 1]."""
+    found, sizes = [], [0]
+    for part in range(len(space.parts)):
+        low, high = _bounds(space, name, part, index, count)
+        found.append(np.array(np.load(_in(space, name, part) / f"{file}.npy", mmap_mode="r")[low:high]))
+        sizes.append(high - low)
+    return np.concatenate(found), np.cumsum(sizes)
+
+
+def _answers(space: Space, name: str, part: int, count: int) -> np.ndarray:
+    """The answers of all ranges to the keys of a part, in the order of its keys."""
+    found = []
+    for index in range(count):
+        folder = _in(space, name, index)
+        low, high = np.load(folder / "starts.npy", mmap_mode="r")[part : part + 2]
+        found.append(np.array(np.load(folder / "answer.npy", mmap_mode="r")[low:high]))
+    return np.concatenate(found)
