@@ -1,0 +1,1 @@
+"""Models that score documents, trained here from examples: linear classifiers and n-gram language models."""
