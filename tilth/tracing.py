@@ -151,7 +151,7 @@ def tell(found: dict[str, Any]) -> Iterator[str]:
     yield f"  read from {_place(found['source'])}"
     for d in found["decisions"]:
         why = f" {d['reason']}" if d["reason"] else ""
-        against = f" ({d['value']:.4g} against {d['threshold']:.4g})" if d["value"] == d["value"] else ""
+        against = _against(d["value"], d["threshold"])
         yield f"  {d['step']}: {d['decision']}{why}{against}"
     for e in found["edits"]:
         removed, put = (visible(" ".join((e[k] or "").split())[:60]) for k in ("removed", "put"))
@@ -159,6 +159,13 @@ def tell(found: dict[str, Any]) -> Iterator[str]:
     for c in found["clusters"]:
         rest = ", ".join(f"{k} {visible(str(v))}" for k, v in c.items() if k not in ("step", "id"))
         yield f"  {c['step']}: {rest}"
+
+
+def _against(value: float, threshold: float) -> str:
+    """The measure behind a verdict; NaN where there is none."""
+    if value != value:
+        return ""
+    return f" ({value:.4g})" if threshold != threshold else f" ({value:.4g} against {threshold:.4g})"
 
 
 def _place(source: dict[str, Any]) -> str:

@@ -171,3 +171,20 @@ def _evaluate(node: ast.AST, values: Values) -> Any:
         return _COMPARE[type(node.ops[0])](_evaluate(node.left, values), _evaluate(node.comparators[0], values))
     assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     return _CALLS[node.func.id](*(_evaluate(a, values) for a in node.args))
+
+
+def limit_of(rule: Rule, thresholds: Mapping[str, float | int | None]) -> tuple[str, str, float] | None:
+    """(column, operator, limit) of a rule whose first comparison holds one column against a number; None for others."""
+    tree = rule.tree()
+    first = tree.values[0] if isinstance(tree, ast.BoolOp) else tree
+    if not isinstance(first, ast.Compare) or not isinstance(first.left, ast.Name) or first.left.id in thresholds:
+        return None
+    limits = {name: float(v) for name, v in thresholds.items() if v is not None}
+    try:
+        limit = float(_evaluate(first.comparators[0], limits))
+    except (KeyError, TypeError, ValueError):  # a limit that reads another column, or a text
+        return None
+    return first.left.id, _SIGNS[type(first.ops[0])], limit
+
+
+_SIGNS = {ast.Lt: "<", ast.LtE: "≤", ast.Gt: ">", ast.GtE: "≥", ast.Eq: "=", ast.NotEq: "≠"}

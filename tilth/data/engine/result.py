@@ -63,6 +63,11 @@ class Result:
                 if pass_.signals_of(number, group):
                     yield pass_, number, group, self.tables(pass_, f"signals-{number}.parquet")
 
+    def tokens(self) -> dict[str, Any] | None:
+        """What tokenising and packing gave and cost, if the recipe asked for tokens."""
+        path = self.dir / "tokens" / "report.json"
+        return read_json(path) if path.exists() else None
+
     def find(self, identity: str) -> dict[str, Any] | None:
         """A document by id, from the highest tier that has it; None if there is none."""
         for tier in reversed(self.tiers):

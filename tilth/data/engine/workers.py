@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -19,6 +20,8 @@ from .tasks import Task
 
 Engine = Literal["daft", "ray", "inline"]
 _runner: str | None = None
+STARTING_SECONDS = 2.0
+"""About what starting worker processes costs."""
 
 
 def execute(tasks: Sequence[Task], engine: Engine, workers: int, done: Callable[[Task], None]) -> None:
@@ -29,10 +32,9 @@ def execute(tasks: Sequence[Task], engine: Engine, workers: int, done: Callable[
     todo = [task for task in tasks if not task.done]
     if not todo:
         return
-    if engine == "inline" or len(todo) == 1 or (workers == 1 and engine == "daft"):  # nothing to spread
-        for task in todo:
-            task.run()
-            done(task)
+    if engine != "ray":
+        todo = _here(todo, spread=engine == "daft" and workers > 1, done=done)
+    if not todo:
         return
     try:
         for index, fault in _frame(todo, engine, min(workers, len(todo))):
@@ -46,6 +48,19 @@ def execute(tasks: Sequence[Task], engine: Engine, workers: int, done: Callable[
             f"a worker process went away ({str(err).splitlines()[0][:200]}).",
             fix="Run the same command again; with less memory in use (--workers) if it was killed for that.",
         ) from err
+
+
+def _here(todo: Sequence[Task], spread: bool, done: Callable[[Task], None]) -> Sequence[Task]:
+    """Do tasks in this process; with `spread`, only until those that are left would take longer than it takes to start
+    workers for them, and return these."""
+    began = time.monotonic()
+    for number, task in enumerate(todo):
+        left = len(todo) - number
+        if spread and left > 1 and number and (time.monotonic() - began) / number * left > STARTING_SECONDS:
+            return todo[number:]
+        task.run()
+        done(task)
+    return []
 
 
 def _frame(todo: Sequence[Task], engine: Engine, workers: int) -> Iterator[tuple[int, str]]:
