@@ -126,3 +126,24 @@ def report(run: DataRun, json_output: Json = False) -> Any:
     if not json_output:
         print(path)
     return {"report": str(path)}
+
+
+@verb("train-classifier")
+def train_classifier(
+    folder: Annotated[Path, typer.Argument(help="New folder for the classifier.", show_default=False)],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Learning, e.g. epochs=10 lr=0.5 word_ngrams=2.", show_default=False)
+    ] = None,
+    positive: Annotated[list[str] | None, typer.Option(help="File of positive examples; may be repeated.")] = None,
+    negative: Annotated[list[str] | None, typer.Option(help="File of negative examples; may be repeated.")] = None,
+    labelled: Annotated[list[str] | None, typer.Option(help="JSON lines with text and label; may be repeated.")] = None,
+    target: Annotated[str, typer.Option(help="The label whose probability is the score.")] = "positive",
+    json_output: Json = False,
+) -> Any:
+    """Train a text classifier from examples, measure it on held-out texts, and keep it for `model:` in a recipe."""
+    from tilth.data.scoring import training
+
+    found = training.classifier(folder, positive or [], negative or [], labelled or [], settings or [], target)
+    if not json_output:
+        print("\n".join(training.tell(folder, found)))
+    return {"model": str(folder), **found}

@@ -65,8 +65,11 @@ class Result:
 
     def tokens(self) -> dict[str, Any] | None:
         """What tokenising and packing gave and cost, if the recipe asked for tokens."""
-        path = self.dir / "tokens" / "report.json"
-        return read_json(path) if path.exists() else None
+        path = self.dir / "tokens" / "packing.json"
+        if not path.exists():
+            return None
+        store = read_json(self.dir / "tokens" / "store" / "store.json")
+        return {k: store[k] for k in ("num_tokens", "num_documents", "vocab_size")} | {"packing": read_json(path)}
 
     def find(self, identity: str) -> dict[str, Any] | None:
         """A document by id, from the highest tier that has it; None if there is none."""

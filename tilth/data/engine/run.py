@@ -156,8 +156,21 @@ def identity_of(recipe: DataRecipe) -> dict[str, Any]:
     return {
         "recipe": data,
         "sources": {n: s.fingerprint() for n, s in recipe.sources.items()},  # type: ignore[attr-defined]
+        "files": dict(_fingerprints(recipe)),
         "code": _code(),
     }
+
+
+def _fingerprints(recipe: DataRecipe) -> Iterator[tuple[str, str]]:
+    """Of the files that steps and signals read (models, examples, evaluation sets), where they say so."""
+    labelled = [(label, config) for _, label, config in recipe.labelled()]
+    labelled += [(f"signals.{i}", config) for i, config in enumerate(recipe.signals)]
+    for label, config in labelled:
+        if hasattr(config, "fingerprint"):
+            yield label, config.fingerprint()
+        for i, need in enumerate(steps.needs(config.build())):  # type: ignore[attr-defined]
+            if hasattr(need, "fingerprint"):
+                yield f"{label}.{i}", need.fingerprint()
 
 
 def _code() -> str:
