@@ -30,6 +30,11 @@ class Tokens:
     def document_id(self, index: int) -> str:
         return f"d{index}"
 
+    packed = None
+
+    def is_padding(self, documents: np.ndarray) -> np.ndarray:
+        return np.zeros(len(documents), bool)
+
 
 def naive(store: Tokens, window: int, T: int) -> tuple[list[int], list[int], list[int]]:
     """Tokens, targets and positions of one window, written out token by token."""

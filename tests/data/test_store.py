@@ -249,7 +249,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path, monkeypatc
 def test_pieces_do_not_change_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = words("</s>", "</s>")
     whole = write_stores(Fake(TEXTS), tokenizer, tmp_path / "1", lambda line: None)
-    monkeypatch.setattr(module, "_BATCH_CHARS", 5)
+    monkeypatch.setattr(module, "_BATCH_BYTES", 5)
     pieces = write_stores(Fake(TEXTS), tokenizer, tmp_path / "2", lambda line: None)
     for source in TEXTS:
         assert whole[source]["train"].fingerprint == pieces[source]["train"].fingerprint

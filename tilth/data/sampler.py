@@ -10,6 +10,9 @@ within a few samples of its share at any moment, the source of sample n and its 
 follow from n alone, and ranks come in order: after any number of steps each window was seen equally often, or once
 more. Shares are kept to 2^-32.
 
+A packed store (`tilth.data.packing`) is cut at its bins instead: its documents are whole where they fit, the target of
+each one's last token is its own separator, and padding has no targets.
+
 Positions restart at 0 at each document and at the start of each window, and alone define the document mask.
 """
 
@@ -29,6 +32,7 @@ from tilth.core.batch import IGNORE, Batch
 from tilth.core.errors import DataError, nearest
 
 from .order.feistel import permute
+from .store import Packed
 
 
 class Tokens(Protocol):
@@ -39,13 +43,17 @@ class Tokens(Protocol):
     offsets: np.ndarray
     closed: bool
 
+    @property
+    def packed(self) -> Packed | None: ...
+    def is_padding(self, documents: np.ndarray) -> np.ndarray: ...
     def read(self, start: int, stop: int) -> np.ndarray: ...
     def document_id(self, index: int) -> str: ...
 
 
 @dataclass(frozen=True)
 class SampleRef:
-    """Where a sample comes from: window `window` (tokens window*T to window*T + T) of a source's pass `epoch`."""
+    """Where a sample comes from: window `window` of a source's pass `epoch`: tokens window*T to window*T + T, or the
+    bin of this number of a packed store."""
 
     source: str
     epoch: int
@@ -64,7 +72,7 @@ class Sampler:
                         a source goes on where it stood; with another `sequence` only its length carries over, as the
                         windows are others
 
-    Raises DataError if a weight names no store, or a source is smaller than one window.
+    Raises DataError if a weight names no store, or a source is smaller than one window or packed for other windows.
     """
 
     def __init__(
@@ -91,8 +99,15 @@ class Sampler:
         self.weights = {s: weights.get(s, 0) / total for s in stores}
         self.sources = [s for s in stores if self.weights[s] > 0]
         self._start = {s: ceil((start or {}).get(s, 0) / sequence) for s in stores}  # in sequences
-        self.windows = {s: num_windows(stores[s].num_tokens, sequence) for s in stores}
+        self.windows = {s: _num_windows(stores[s], sequence) for s in stores}
         for s in self.sources:
+            packed = stores[s].packed
+            if packed and packed.sequence != sequence:
+                raise DataError(
+                    f"the source '{s}' is packed for sequences of {packed.sequence}, not of {sequence}.",
+                    where=f"source '{s}'",
+                    fix=f"Use batch.sequence {packed.sequence}, or pack it again.",
+                )
             if not self.windows[s]:
                 raise DataError(
                     f"the source '{s}' has {stores[s].num_tokens} tokens, too few for one sequence of {sequence} (and "
@@ -114,21 +129,28 @@ class Sampler:
         rows = np.empty((len(samples), T + 1), dtype=np.int64)  # inputs and targets overlap in all but one token
         began = np.zeros((len(samples), T + 1), dtype=np.int32)  # at a document's first token: its column
         is_first = np.zeros((len(samples), T + 1), dtype=bool)
-        open_end = np.zeros(len(samples), dtype=bool)
+        at_end = np.full(len(samples), -1, dtype=np.int64)  # target of a document's last token; -1: what comes next
+        padded = np.full(len(samples), T + 1, dtype=np.int64)  # column at which padding begins
         for i, name in enumerate(self.sources):
             mine = np.flatnonzero(source == i)
             if mine.size:
                 store = self.stores[name]
-                at = window[mine] * T
+                at = window[mine] * self._stride(name)
                 for row, a in zip(mine.tolist(), at.tolist(), strict=True):
                     rows[row] = store.read(a, a + T + 1)
-                which, column = _document_starts(store.offsets, at, T)
+                which, column, document = _document_starts(store.offsets, at, T)
                 began[mine[which], column] = column
                 is_first[mine[which], column] = True
-                open_end[mine] = not store.closed
+                if not store.closed:
+                    at_end[mine] = IGNORE
+                if store.packed:
+                    at_end[mine] = IGNORE if store.packed.separator is None else store.packed.separator
+                    blank = store.is_padding(document)
+                    padded[mine[which[blank]]] = column[blank]
         columns = np.arange(T, dtype=np.int32)
         positions = columns - np.maximum.accumulate(began[:, :T], axis=1)
-        targets = np.where(is_first[:, 1:] & open_end[:, None], IGNORE, rows[:, 1:])
+        targets = np.where(is_first[:, 1:] & (at_end != -1)[:, None], at_end[:, None], rows[:, 1:])
+        targets[columns >= padded[:, None]] = IGNORE
         tensors = (torch.from_numpy(np.ascontiguousarray(a)) for a in (rows[:, :T], targets, positions))
         return Batch(*tensors, source=torch.from_numpy(source), sources=tuple(self.sources))
 
@@ -140,10 +162,12 @@ class Sampler:
     def documents_of(self, ref: SampleRef) -> list[str]:
         """Ids of the documents that have tokens among the inputs of a sample, in order."""
         store = self.stores[ref.source]
-        first = ref.window * self.sequence
+        first = ref.window * self._stride(ref.source)
         lo = int(np.searchsorted(store.offsets, first, "right")) - 1
         hi = int(np.searchsorted(store.offsets, first + self.sequence, "left"))
-        return [store.document_id(d) for d in range(lo, hi) if store.offsets[d + 1] > store.offsets[d]]
+        here = np.arange(lo, hi)
+        here = here[(store.offsets[here + 1] > store.offsets[here]) & ~store.is_padding(here)]
+        return [store.document_id(d) for d in here.tolist()]
 
     def samples(self, steps: int) -> int:
         """Sequences of the first `steps` steps together, which is the first sample of step `steps`."""
@@ -171,9 +195,9 @@ class Sampler:
     def plan(self, steps: int) -> list[dict[str, Any]]:
         """A row per source: what it has, its share, and how often it is passed over.
 
-        source, documents, tokens (available), windows (sequences per epoch), leftover_tokens (behind the last
-        window, never an input), share, sequences and planned_tokens of these `steps`, epochs (of these steps),
-        epochs_total (with what `start` says earlier stages took).
+        source, documents, tokens (available; a packed store's with its padding), windows (sequences per epoch),
+        leftover_tokens (behind the last window, never an input), share, sequences and planned_tokens of these `steps`,
+        epochs (of these steps), epochs_total (with what `start` says earlier stages took).
         """
         taken = self.consumed(steps)
         rows = []
@@ -185,7 +209,7 @@ class Sampler:
                     "documents": store.num_documents,
                     "tokens": store.num_tokens,
                     "windows": windows,
-                    "leftover_tokens": store.num_tokens - windows * self.sequence,
+                    "leftover_tokens": store.num_tokens - windows * self._stride(s),
                     "share": self.weights[s],
                     "sequences": taken[s],
                     "planned_tokens": taken[s] * self.sequence,
@@ -194,6 +218,10 @@ class Sampler:
                 }
             )
         return rows
+
+    def _stride(self, source: str) -> int:
+        """Tokens from one window of a source to the next."""
+        return self.sequence + bool(self.stores[source].packed)
 
     def _locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Index in `sources`, epoch and window of sample numbers, each int64 [n]."""
@@ -259,18 +287,21 @@ class Turns:
         return (n >> bits) * p + ((low * p + phase) >> bits)
 
 
-def num_windows(num_tokens: int, sequence: int) -> int:
-    """Whole windows of `sequence` inputs, each followed by one more token."""
-    return max(0, (num_tokens - 1) // sequence)
+def _num_windows(store: Tokens, sequence: int) -> int:
+    """Bins, or whole windows of `sequence` inputs, each followed by one more token."""
+    return (
+        store.num_tokens // (store.packed.sequence + 1) if store.packed else max(0, (store.num_tokens - 1) // sequence)
+    )
 
 
-def _document_starts(offsets: np.ndarray, at: np.ndarray, sequence: int) -> tuple[np.ndarray, np.ndarray]:
-    """(row, column) of every document start in the windows at `at` [n]; columns 0..sequence."""
+def _document_starts(offsets: np.ndarray, at: np.ndarray, sequence: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(row, column, document) of every document start in the windows at `at` [n]; columns 0..sequence."""
     lo = np.searchsorted(offsets, at, "left")
     count = np.searchsorted(offsets, at + sequence, "right") - lo
     row = np.repeat(np.arange(len(at)), count)
     nth = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-    return row, offsets[lo[row] + nth] - at[row]
+    document = lo[row] + nth
+    return row, offsets[document] - at[row], document
 
 
 def _name_id(name: str) -> int:

@@ -12,6 +12,9 @@ Each document is [sep] + tokens when the tokenizer has one separator for begin a
 token then has the next document's separator as its target), else [bos] + tokens + [eos], without what the tokenizer
 lacks (the target of a document's last token then is IGNORE).
 
+A *packed* store (`tilth.data.packing`) consists of bins of `sequence` inputs and one token more, the target of the
+last; a document that is longer is in several pieces, and padding is a document with the id "".
+
 A store is written aside and renamed whole. Sizes are checked whenever it is opened, checksums when asked.
 """
 
@@ -24,10 +27,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, file_hash, source_hash
@@ -35,13 +39,26 @@ from tilth.core.rundir import inside, read_json, whole_dir, write_json
 
 from . import tokenizer as tokenizer_module
 from . import words as words_module
+from .native import bpe as bpe_module
 from .tokenizer import Tokenizer
 
 FORMAT = "tilth-tokens"
 VERSION = 1
+PACKED_VERSION = 2
 SHARD_TOKENS = 1 << 28
-_BATCH_CHARS = 4 << 20
-"""Text tokenised at once: bounds memory (about 100 bytes per token while the tokenizer works)."""
+_BATCH_BYTES = 4 << 20
+"""Text tokenised at once: bounds memory (about 100 bytes per token while the library works)."""
+_COPIED = 1 << 20
+"""Tokens, or documents, copied at once."""
+
+
+class Packed(NamedTuple):
+    """How a packed store is cut into bins."""
+
+    sequence: int
+    """Inputs of a bin; it holds one token more."""
+    separator: int | None
+    """Target of a document's last token; None: it has none."""
 
 
 class Documents(Protocol):
@@ -65,6 +82,9 @@ class TokenStore:
         self.tokenizer_fingerprint: str = record["tokenizer"]
         self.fingerprint: str = record["checksum"]
         """Content hash: it covers the checksums of all files."""
+        packed = record.get("packed")
+        self.packed = Packed(packed["sequence"], packed["separator"]) if packed else None
+        """None: documents stand in one stream."""
         self._dtype = np.dtype(record["dtype"])
         self._shard_tokens: int = record["shard_tokens"]
         names = [n for n in record["files"] if n.startswith("tokens-")]
@@ -101,6 +121,9 @@ class TokenStore:
         if int(store.offsets[0]) != 0 or int(store.offsets[-1]) != store.num_tokens:
             what = "the index does not span the tokens of the store."
             raise DataError(what, where=str(path / "index.bin"), fix=_again(path))
+        if store.packed and store.num_tokens % (store.packed.sequence + 1):
+            what = f"{store.num_tokens} tokens are not whole bins of {store.packed.sequence} and one."
+            raise DataError(what, where=str(path / "store.json"), fix=_again(path))
         return store
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -125,76 +148,136 @@ class TokenStore:
             raise IndexError(f"document {index} of {self.num_documents} ({self.path})")
         return bytes(self._ids[self._id_offsets[index] : self._id_offsets[index + 1]]).decode()
 
+    def is_padding(self, documents: np.ndarray) -> np.ndarray:
+        """Which of these documents (indices) are padding, bool."""
+        empty = self._id_offsets[documents + 1] == self._id_offsets[documents]
+        return empty if self.packed else np.zeros(len(documents), bool)
+
+    def id_bytes(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of documents start to stop: their UTF-8 joined, uint8, and the bytes of each, int64 [stop - start]."""
+        offsets = self._id_offsets[start : stop + 1]
+        return self._ids[int(offsets[0]) : int(offsets[-1])], np.diff(offsets)
+
 
 class StoreWriter:
-    """Writes a store document by document into an empty directory; `close` makes it one. Memory: one int64 pair per
-    document."""
+    """Writes a store into an empty directory, document by document or many at once; `close` makes it one. Memory: what
+    is added at once."""
 
-    def __init__(self, path: Path, vocab_size: int, tokenizer: str, closed: bool, shard_tokens: int = SHARD_TOKENS):
+    def __init__(
+        self,
+        path: Path,
+        vocab_size: int,
+        tokenizer: str,
+        closed: bool,
+        shard_tokens: int = SHARD_TOKENS,
+        packed: Packed | None = None,
+    ) -> None:
+        """`tokenizer` is its fingerprint."""
         path.mkdir(parents=True, exist_ok=True)
-        self.path, self.num_tokens = path, 0
-        self._vocab_size, self._tokenizer, self._closed, self._shard_tokens = (
-            vocab_size,
-            tokenizer,
-            closed,
-            shard_tokens,
-        )
+        self.path, self.num_tokens, self.num_documents = path, 0, 0
+        self._record = {"vocab_size": vocab_size, "tokenizer": tokenizer, "closed": closed}
+        self._vocab_size, self._shard_tokens, self._packed = vocab_size, shard_tokens, packed
         self._dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
         self._files: dict[str, dict[str, Any]] = {}
         self._shard: _HashedFile | None = None
         self._ids = _HashedFile(path / "ids.bin")
-        self._offsets, self._id_offsets = [0], [0]
+        self._index, self._id_index = _Offsets(path / "index.bin"), _Offsets(path / "ids-index.bin")
 
     def add(self, document_id: str, tokens: np.ndarray | Sequence[int]) -> None:
         """Append one document. Raises DataError if a token is outside the vocabulary."""
-        ids = np.asarray(tokens, dtype=np.int64)
-        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocab_size:
+        self.extend([document_id], [np.asarray(tokens, dtype=np.int64)])
+
+    def extend(self, document_ids: Sequence[str], tokens: Sequence[np.ndarray]) -> None:
+        """Append documents: the id and the tokens of each. Raises DataError if a token is outside the vocabulary."""
+        lengths = np.array([len(t) for t in tokens], np.int64)
+        joined = np.concatenate([np.empty(0, tokens[0].dtype), *tokens]) if len(tokens) else np.empty(0, self._dtype)
+        if joined.size and not 0 <= int(joined.min()) <= int(joined.max()) < self._vocab_size:
+            at = int(np.flatnonzero((joined < 0) | (joined >= self._vocab_size))[0])
+            document = document_ids[int(np.searchsorted(np.cumsum(lengths), at, "right"))]
             raise DataError(
-                f"document {document_id!r:.120} has token {int(ids.max() if ids.min() >= 0 else ids.min())}, outside "
-                f"the vocabulary of {self._vocab_size}.",
+                f"document {document!r:.120} has token {int(joined[at])}, outside the vocabulary of "
+                f"{self._vocab_size}.",
                 where=str(self.path),
             )
-        ids = ids.astype(self._dtype)
-        while ids.size:
+        ids = [i.encode("utf-8", "replace") for i in document_ids]
+        self._tokens(joined)
+        self._documents(lengths, b"".join(ids), np.array([len(i) for i in ids], np.int64))
+
+    def copy(self, store: TokenStore) -> None:
+        """Append all documents of a store. Raises DataError if it is of another kind than this one."""
+        theirs = {"vocab_size": store.vocab_size, "tokenizer": store.tokenizer_fingerprint, "closed": store.closed}
+        if theirs != self._record or store.packed != self._packed:
+            raise DataError("this token store is of another kind than those before it.", where=str(store.path))
+        for start in range(0, store.num_tokens, _COPIED):
+            self._tokens(store.read(start, min(start + _COPIED, store.num_tokens)))
+        for start in range(0, store.num_documents, _COPIED):
+            stop = min(start + _COPIED, store.num_documents)
+            ids, id_lengths = store.id_bytes(start, stop)
+            self._documents(np.diff(store.offsets[start : stop + 1]), ids.tobytes(), id_lengths)
+
+    def close(self) -> None:
+        """Write the record, after all else."""
+        self._finish_shard()
+        self._files |= self._ids.close() | self._index.close() | self._id_index.close()
+        packed = {"packed": self._packed._asdict()} if self._packed else {}
+        record = {
+            "format": FORMAT,
+            "version": PACKED_VERSION if packed else VERSION,
+            "dtype": self._dtype.str,
+            "shard_tokens": self._shard_tokens,
+            **self._record,
+            **packed,
+            "num_tokens": self.num_tokens,
+            "num_documents": self.num_documents,
+            "files": self._files,
+        }
+        write_json(self.path / "store.json", record | {"checksum": content_hash(record)})
+
+    def _tokens(self, tokens: np.ndarray) -> None:
+        tokens = tokens.astype(self._dtype, copy=False)
+        while tokens.size:
             room = self._shard_tokens - self.num_tokens % self._shard_tokens
             if room == self._shard_tokens:
                 self._finish_shard()
                 self._shard = _HashedFile(self.path / f"tokens-{self.num_tokens // self._shard_tokens:05d}.bin")
             assert self._shard is not None
-            self._shard.write(ids[:room].tobytes())
-            self.num_tokens += len(ids[:room])
-            ids = ids[room:]
-        self._offsets.append(self.num_tokens)
-        raw = document_id.encode("utf-8", "replace")
-        self._ids.write(raw)
-        self._id_offsets.append(self._id_offsets[-1] + len(raw))
+            self._shard.write(tokens[:room].tobytes())
+            self.num_tokens += len(tokens[:room])
+            tokens = tokens[room:]
 
-    def close(self) -> None:
-        """Write the indexes and, last, the record."""
-        self._finish_shard()
-        self._files |= self._ids.close()
-        for name, offsets in (("index.bin", self._offsets), ("ids-index.bin", self._id_offsets)):
-            file = _HashedFile(self.path / name)
-            file.write(np.asarray(offsets, dtype="<i8").tobytes())
-            self._files |= file.close()
-        record = {
-            "format": FORMAT,
-            "version": VERSION,
-            "dtype": self._dtype.str,
-            "shard_tokens": self._shard_tokens,
-            "vocab_size": self._vocab_size,
-            "tokenizer": self._tokenizer,
-            "closed": self._closed,
-            "num_tokens": self.num_tokens,
-            "num_documents": len(self._offsets) - 1,
-            "files": self._files,
-        }
-        write_json(self.path / "store.json", record | {"checksum": content_hash(record)})
+    def _documents(self, lengths: np.ndarray, ids: bytes, id_lengths: np.ndarray) -> None:
+        self._index.add(lengths)
+        self._ids.write(ids)
+        self._id_index.add(id_lengths)
+        self.num_documents += len(lengths)
 
     def _finish_shard(self) -> None:
         if self._shard is not None:
             self._files |= self._shard.close()
             self._shard = None
+
+
+class Framing:
+    """Puts the separators of a tokenizer around documents."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._head, self._tail, self.closed = separators(tokenizer)
+
+    def writer(self, path: Path) -> StoreWriter:
+        """A writer of a store of this tokenizer's tokens."""
+        return StoreWriter(path, self._tokenizer.vocab_size, self._tokenizer.fingerprint, self.closed)
+
+    def add(self, writer: StoreWriter, batch: pa.RecordBatch, threads: int | None = None) -> int:
+        """Tokenise and append the documents (columns id, text) of a batch in pieces of bounded size, on `threads`
+        threads; returns the bytes of text."""
+        ids, num_bytes = batch.column("id").to_pylist(), 0
+        for start, stop in _pieces(batch.column("text")):
+            texts = batch.column("text").slice(start, stop - start)
+            tokens = self._tokenizer.encode_column(texts, threads)
+            writer.extend(ids[start:stop], [np.concatenate([self._head, t, self._tail]) for t in tokens])
+            num_bytes += pc.sum(pc.binary_length(texts)).as_py() or 0
+        return num_bytes
 
 
 def write_stores(
@@ -232,14 +315,12 @@ def separators(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray, bool]:
 def _tokenise(
     documents: Documents, source: str, split: str, tokenizer: Tokenizer, path: Path, say: Callable[[str], None]
 ) -> None:
-    head, tail, closed = separators(tokenizer)
-    writer = StoreWriter(path, tokenizer.vocab_size, tokenizer.fingerprint, closed)
+    framing = Framing(tokenizer)
+    writer = framing.writer(path)
     began = said = monotonic()
     num_bytes = 0
-    for ids, texts in _pieces(documents.read(source, split)):
-        for document_id, tokens in zip(ids, tokenizer.encode_batch(texts), strict=True):
-            writer.add(document_id, np.concatenate([head, tokens, tail]))
-        num_bytes += sum(len(t.encode()) for t in texts)
+    for batch in documents.read(source, split):
+        num_bytes += framing.add(writer, batch)
         if monotonic() - said > 10:
             said = monotonic()
             say(f"{source}/{split}: {num_bytes / 1e6:.0f} MB tokenised, {num_bytes / 1e6 / (said - began):.1f} MB/s")
@@ -247,25 +328,19 @@ def _tokenise(
     say(f"{source}/{split}: {num_bytes / 1e6:.2f} MB of text are {writer.num_tokens} tokens")
 
 
-def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[list[str], list[str]]]:
-    """(ids, texts) of documents in order, in pieces of at least `_BATCH_CHARS` characters or one batch's end."""
-    for batch in batches:
-        ids: list[str] = []
-        texts: list[str] = []
-        chars = 0
-        for document_id, text in zip(batch.column("id"), batch.column("text"), strict=True):
-            ids.append(document_id.as_py())
-            texts.append(text.as_py())
-            chars += len(texts[-1])
-            if chars >= _BATCH_CHARS:
-                yield ids, texts
-                ids, texts, chars = [], [], 0
-        if ids:
-            yield ids, texts
+def _pieces(texts: pa.Array) -> Iterator[tuple[int, int]]:
+    """(start, stop) of documents in order, in pieces of at least `_BATCH_BYTES` or up to the end."""
+    ends = np.cumsum(pc.binary_length(texts).to_numpy(zero_copy_only=False))
+    start = 0
+    while start < len(ends):
+        done = int(ends[start - 1]) if start else 0
+        stop = min(int(np.searchsorted(ends, done + _BATCH_BYTES)) + 1, len(ends))
+        yield start, stop
+        start = stop
 
 
 def _key(documents: Documents, tokenizer: Tokenizer) -> str:
-    code = source_hash(sys.modules[__name__], tokenizer_module, words_module)
+    code = source_hash(sys.modules[__name__], tokenizer_module, words_module, bpe_module)
     return content_hash([documents.key, tokenizer.fingerprint, code])
 
 
@@ -286,9 +361,10 @@ def _checked_record(path: Path) -> dict[str, Any]:
     record = read_json(file)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise DataError(f"this is not the record of a token store ({FORMAT}).", where=str(file))
-    if record.get("version") != VERSION:
+    if record.get("version") != (PACKED_VERSION if record.get("packed") else VERSION):
         raise DataError(
-            f"this token store has format version {record.get('version')!r:.20}; this tilth reads {VERSION}.",
+            f"this token store has format version {record.get('version')!r:.20}; this tilth reads {VERSION} (and, of "
+            f"packed stores, {PACKED_VERSION}).",
             where=str(file),
             fix="Tokenise the text again, or use the tilth that wrote it.",
         )
@@ -325,3 +401,19 @@ class _HashedFile:
         os.fsync(self._file.fileno())
         self._file.close()
         return {self._path.name: {"bytes": self._bytes, "sha256": self._sha.hexdigest()}}
+
+
+class _Offsets:
+    """A file of int64 offsets, written from lengths."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._end = _HashedFile(path), 0
+        self._file.write(np.zeros(1, "<i8").tobytes())
+
+    def add(self, lengths: np.ndarray) -> None:
+        ends = self._end + np.cumsum(lengths, dtype=np.int64)
+        self._file.write(ends.astype("<i8").tobytes())
+        self._end = int(ends[-1]) if len(ends) else self._end
+
+    def close(self) -> dict[str, dict[str, Any]]:
+        return self._file.close()
