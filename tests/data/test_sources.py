@@ -157,7 +157,7 @@ def test_addresses_dates_and_licences_have_columns_of_their_own(folder, tmp_path
     assert account["quarantined"] == {
         "a date beyond all reason": 1,
         "a date that cannot be read": 1,
-        "the field 'u' is no single line of at most 2,000 characters": 1,
+        "the field 'u' is no single line of at most 8,000 characters": 1,
         "the field 'l' is not text": 1,
     }
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import glob
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from tilth.core.errors import DataError, nearest
+from tilth.data.reading import Unreadable
 
 
 class Found(NamedTuple):
@@ -25,6 +27,32 @@ class Found(NamedTuple):
     def leads_out(self) -> bool:
         """Whether it is a link that leads out of the folder it was found in (or round in a circle)."""
         return self.top is not None and not _within(self.path, self.top)
+
+    @property
+    def suffix(self) -> str:
+        """Of its name, in lower case: ".gz"."""
+        return self.path.suffix.lower()
+
+    def stamp(self) -> tuple[object, ...]:
+        """What changes when the file does."""
+        of = self.path.lstat()
+        return of.st_size, of.st_mtime_ns
+
+    def size(self) -> int:
+        """Stored bytes; 0 of what cannot be asked, such as a link to nowhere."""
+        try:
+            return self.path.stat().st_size
+        except (OSError, RuntimeError):
+            return 0
+
+
+def opened(file: Found) -> BinaryIO:
+    """The file for reading. Raises Unreadable for a link that leads elsewhere and what is no regular file, OSError."""
+    if file.leads_out:
+        raise Unreadable("a link that leads out of the folder")
+    if not stat.S_ISREG(file.path.stat().st_mode):
+        raise Unreadable("not a regular file")
+    return file.path.open("rb")
 
 
 def find(given: Sequence[str], suffixes: Sequence[str]) -> tuple[Path, list[Found]]:

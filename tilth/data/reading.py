@@ -32,7 +32,7 @@ HEAD_BYTES = 1600
 GRACE_BYTES = 16 << 20
 """Inflation is judged only beyond this size: small files of one repeated line are no attack."""
 WINDOW_BYTES = 1 << 27
-LINE_CHARS = 2_000
+LINE_CHARS = 8_000
 YEARS = (1000, 2100)
 """A document's date lies in these; what the clock says today must not matter."""
 

@@ -9,7 +9,6 @@ Fails when: text is not UTF-8 (convert it first), or sits in archives (.zip, .ta
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +20,7 @@ from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.data import reading
 from tilth.data.document import Document, SourceLedger, batches, document_id, excerpt
-from tilth.data.finding import Found, find, uncompressed
+from tilth.data.finding import Found, find, opened, uncompressed
 from tilth.data.reading import Unreadable, UnreadableFile
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ class Config(BaseConfig):
         held: list[Piece] = []
         size = 0
         for file in found:
-            stored = _size(file)
+            stored = file.size()
             pieces = list(self._cut(file)) if stored > SHARD_BYTES else [Piece(file)]
             if held and (len(pieces) > 1 or size + stored > SHARD_BYTES):
                 yield _name(held), held
@@ -135,7 +134,7 @@ class Config(BaseConfig):
 
     def _cut(self, file: Found) -> Iterator[Piece]:
         """The pieces that a large file falls into; one for a file that must be read from its beginning."""
-        name, size = file.path.name.lower(), _size(file)
+        name, size = file.path.name.lower(), file.size()
         separator = self._separator(name)
         if name.endswith(".parquet"):
             groups = reading.parquet_groups(file.path)
@@ -171,12 +170,10 @@ class Config(BaseConfig):
             raise DataError("there is no such shard now; files came or went.", where=f"{root}: {shard}")
 
     def _of_piece(self, piece: Piece, ledger: SourceLedger, ids: set[str]) -> Iterator[Document]:
-        name, path, entries = piece.file.name, piece.file.path, 0
+        name, entries = piece.file.name, 0
         try:
-            if piece.file.leads_out:
-                raise Unreadable("a link that leads out of the folder")
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise Unreadable("not a regular file")
+            with opened(piece.file):
+                pass
             for entry in self._entries(piece):
                 entries += 1
                 try:
@@ -274,10 +271,3 @@ def _name(pieces: list[Piece]) -> str:
     """A shard is named after its first file, and its bytes or row groups where it is a piece of it."""
     first = pieces[0]
     return first.file.name if first.start is None else f"{first.file.name}#{first.start}-{first.stop}"
-
-
-def _size(file: Found) -> int:
-    try:
-        return file.path.stat().st_size
-    except (OSError, RuntimeError):  # a link to nowhere, or round in a circle
-        return 0
