@@ -270,8 +270,8 @@ class Bench:
         return timed([self.asked.python, script, STAGES[stage], str(folder), str(work), *more], work)
 
 
-def train_tokenizer(folder: Path, path: Path) -> None:
-    """A byte-level BPE tokenizer of the crawl's own text, as a tokenizer.json."""
+def train_tokenizer(folder: Path, path: Path, vocabulary: int = VOCABULARY) -> None:
+    """A byte-level BPE tokenizer of the texts of a folder's JSON lines, as a tokenizer.json."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     found = Tokenizer(models.BPE())
@@ -279,7 +279,7 @@ def train_tokenizer(folder: Path, path: Path) -> None:
     found.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocabulary, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
     )
     found.train_from_iterator((row["text"] for file in sorted(folder.iterdir()) for row in _rows(file)), trainer)
     found.save(str(path))
@@ -288,7 +288,8 @@ def train_tokenizer(folder: Path, path: Path) -> None:
 def _rows(path: Path) -> Any:
     import zstandard
 
-    with zstandard.open(path, "rt", encoding="utf-8") as file:
+    opened = zstandard.open if path.suffix == ".zst" else open
+    with opened(path, "rt", encoding="utf-8") as file:
         yield from map(json.loads, file)
 
 
