@@ -214,8 +214,11 @@ class _Job:
                 label, config = pass_.after
                 space = Space(self.dir / f"across-{label}", tuple(task.target for task in done))
                 space.dir.mkdir(exist_ok=True)
-                for i, tasks in enumerate(config.build().rounds(space)):  # type: ignore[attr-defined]
-                    self.do(f"{label}, round {i + 1}", list(tasks))
+                began, rounds = time.monotonic(), 0
+                for tasks in config.build().rounds(space):  # type: ignore[attr-defined]
+                    rounds += 1
+                    self.do(f"{label}, round {rounds}", list(tasks), summary=False)
+                self.say(f"{label}: {rounds} rounds in {time.monotonic() - began:.1f} s")
         self._publish()
         if self.recipe.tokens is not None:
             self._tokens()
@@ -223,8 +226,8 @@ class _Job:
         self._clean()
         write_json(self.dir / "done.json", {"parts": len(self.files)})
 
-    def do(self, name: str, tasks: list[Task]) -> list[Task]:
-        """Do tasks and say how it goes: done of all, MB of text a second, time left."""
+    def do(self, name: str, tasks: list[Task], summary: bool = True) -> list[Task]:
+        """Do tasks and say how it goes: done of all, MB of stored text a second, time left; and at the end."""
         left = [task for task in tasks if not task.done]
         total, size = sum(t.size for t in left), 0
         began = said = time.monotonic()
@@ -241,7 +244,7 @@ class _Job:
 
         workers.execute(tasks, self.engine, self.num_workers, done)
         spent = time.monotonic() - began
-        if left:
+        if left and summary:
             rate = f", {total / 1e6 / spent:.1f} MB/s" if total else ""
             again = f" ({len(tasks) - len(left)} were done before)" if len(left) < len(tasks) else ""
             self.say(f"{name}: {len(left)} part{'s' * (len(left) != 1)}{again} in {spent:.1f} s{rate}")
