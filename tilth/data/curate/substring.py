@@ -49,7 +49,7 @@ CARD = {
     "paper": "arXiv:2107.06499",
     "claim": "Cuts the words of every span of at least `length` words that stands elsewhere too, and no other.",
     "baseline": "",
-    "check": "Spans equal those of a quadratic comparison of all windows of random texts (tests/data/test_substring.py).",
+    "check": "Spans equal those of a quadratic comparison of all windows (tests/data/test_substring.py).",
     "needs": [],
     "excludes": [],
 }

@@ -1,0 +1,219 @@
+"""Evaluation sets as decontamination sees them: items in words, their n-grams, and how much of each was met."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from tilth.core.config import Config
+from tilth.core.errors import DataError
+from tilth.data.native import ngrams
+from tilth.data.native.ngrams import Word
+from tilth.data.reading import Limits, Unreadable, chunks, parse_object, records
+
+LEVELS = (0.2, 0.5, 0.8)
+"""Shares of an item from which on it is counted as met: clean below .2, dirty from .8 on (Llama 2, section A.6)."""
+_LIMITS = Limits(document_bytes=64 << 20, ratio=200.0, inflated_bytes=64 << 30)
+_LISTED = 1000
+
+Split = Callable[[str], list[Word]]
+
+
+class EvalSet(Config):
+    """Where the items of an evaluation set stand."""
+
+    path: str = Field(min_length=1)
+    """A JSON Lines file, .gz or .zst or neither; one item a line."""
+    fields: list[str] = Field(["text"], min_length=1)
+    """Fields with text to protect, or the question where there is a `label`."""
+    label: str | None = None
+    """Field with the answer (rule datatrove)."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item: stretches of words, none of whose n-grams reaches into the next."""
+
+    set: str
+    number: int
+    """Its line in the file, from 0."""
+    words: tuple[str, ...]
+    ends: tuple[int, ...]
+    """Where each stretch ends among the words."""
+
+    def starts(self, length: int) -> Iterator[int]:
+        """First words of its n-grams."""
+        first = 0
+        for end in self.ends:
+            yield from range(first, end - length + 1)
+            first = end
+
+
+@dataclass
+class Index:
+    """N-grams of all items by hash."""
+
+    items: list[Item]
+    length: int
+    keys: np.ndarray
+    """uint64, sorted, distinct"""
+    starts: np.ndarray
+    """int64 [keys + 1] into `places`"""
+    places: np.ndarray
+    """int64 [n-grams, 2]: item, first word"""
+    excluded: list[dict[str, Any]] = field(default_factory=list)
+    """N-grams left out: the n-gram, why, how often it was met."""
+
+    def find(self, words: list[str]) -> Iterator[tuple[int, int, int]]:
+        """(place in `words`, item, first word of it) of each n-gram that stands in both."""
+        hashes = ngrams.keys(words, self.length)
+        if not len(hashes) or not len(self.keys):
+            return
+        at = np.minimum(np.searchsorted(self.keys, hashes), len(self.keys) - 1)
+        for place in np.flatnonzero(self.keys[at] == hashes).tolist():
+            here = tuple(words[place : place + self.length])
+            for item, first in self.places[self.starts[at[place]] : self.starts[at[place] + 1]].tolist():
+                if self.items[item].words[first : first + self.length] == here:  # so a hash never decides
+                    yield place, item, first
+
+
+def load(sets: dict[str, EvalSet], stretches: Callable[[dict[str, str], EvalSet], list[list[str]]]) -> list[Item]:
+    """Items of all sets in order. `stretches` gives the words of an item's fields.
+
+    Raises DataError naming a file, line or field that is missing or damaged.
+    """
+    items = []
+    for name, one in sets.items():
+        wanted = [*one.fields, *([one.label] if one.label else [])]
+        for number, row in enumerate(_rows(Path(one.path).expanduser())):
+            texts = {}
+            for key in wanted:
+                value = row.get(key)
+                if not isinstance(value, str):
+                    raise DataError(
+                        f"the field '{key}' is no text.",
+                        where=f"{one.path}, item {number}",
+                        fix=f"Name another in sets.{name}.fields; this item has {', '.join(sorted(row))}.",
+                    )
+                texts[key] = value
+            found = stretches(texts, one)
+            ends = np.cumsum([len(f) for f in found], dtype=np.int64).tolist()
+            items.append(Item(name, number, tuple(w for f in found for w in f), tuple(ends)))
+    return items
+
+
+def texts(path: Path, key: str) -> Iterator[str]:
+    """A field of a JSON Lines file's rows; rows without it are passed over."""
+    for row in _rows(path.expanduser()):
+        if isinstance(row.get(key), str):
+            yield row[key]
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    number = 0
+    if not path.is_file():
+        raise DataError("this file of items is not there.", where=str(path), fix="Mend its path.")
+    try:
+        for record in records(chunks(path, _LIMITS), b"\n", _LIMITS.document_bytes):
+            number = record.number
+            if record.data.strip():
+                yield parse_object(bytes(record.data).decode())
+    except (Unreadable, UnicodeDecodeError, ValueError) as err:
+        raise DataError(f"this file of items cannot be read: {err}.", where=f"{path}, line {number}") from None
+
+
+def index(
+    items: list[Item], length: int, max_items: int | None, general: Iterable[list[str]], general_count: int
+) -> Index:
+    """N-grams of `length` words of all items.
+
+    max_items      n-grams that more items of one set have are left out
+    general        words of documents of general text
+    general_count  n-grams that so many of these documents have are left out
+    """
+    hashes, places = [np.zeros(0, np.uint64)], [np.zeros((0, 2), np.int64)]
+    for number, item in enumerate(items):
+        first = np.fromiter(item.starts(length), np.int64)
+        hashes.append(ngrams.keys(item.words, length)[first] if len(first) else np.zeros(0, np.uint64))
+        places.append(np.stack([np.full(len(first), number), first], axis=1))
+    all_hashes, all_places = np.concatenate(hashes), np.concatenate(places)
+    order = np.argsort(all_hashes, kind="stable")
+    keys, starts = np.unique(all_hashes[order], return_index=True)
+    made = Index(items, length, keys, np.append(starts, len(order)), all_places[order])
+    left_out: dict[int, tuple[str, int]] = {}
+    if max_items is not None:
+        for key in np.flatnonzero(np.diff(made.starts) > max_items).tolist():
+            of_set = Counter(
+                items[i].set for i in {i for i, _ in made.places[made.starts[key] : made.starts[key + 1]].tolist()}
+            )
+            name, count = of_set.most_common(1)[0]
+            if count > max_items:
+                left_out[key] = (f"items of {name}", count)
+    met: Counter[int] = Counter()
+    for words in general:
+        at = np.searchsorted(keys, found := np.unique(ngrams.keys(words, length)))
+        met.update(at[keys[np.minimum(at, len(keys) - 1)] == found].tolist() if len(keys) else [])
+    left_out |= {key: ("general documents", count) for key, count in sorted(met.items()) if count >= general_count}
+    for key, (why, count) in sorted(left_out.items(), key=lambda row: (-row[1][1], row[0])):
+        item, first = made.places[made.starts[key]].tolist()
+        text = " ".join(items[item].words[first : first + length])
+        made.excluded.append({"ngram": text, "in": why, "count": count})
+    if left_out:
+        stay = np.ones(len(keys), bool)
+        stay[list(left_out)] = False
+        sizes = np.diff(made.starts)
+        made.places = made.places[np.repeat(stay, sizes)]
+        made.keys, made.starts = keys[stay], np.concatenate([[0], np.cumsum(sizes[stay])])
+    return made
+
+
+class Met:
+    """How much of each item any document holds: the report's other direction. Sums over documents and parts."""
+
+    def __init__(self, items: dict[str, list[int]], length: int) -> None:
+        """`items`: words of each item by set; `length`: an item with fewer has no n-gram."""
+        self._items, self._length = items, length
+        self._met: dict[tuple[str, int], set[int]] = {}
+        self._documents: Counter[str] = Counter()
+
+    @classmethod
+    def of(cls, index: Index) -> Met:
+        """Nothing met yet of an index."""
+        items: dict[str, list[int]] = {}
+        for item in index.items:
+            items.setdefault(item.set, []).append(len(item.words))
+        return cls(items, index.length)
+
+    def add(self, hits: Iterable[dict[str, Any]] | str) -> None:
+        """Count the hits of one document (its metadata `contamination`, or all its metadata as JSON)."""
+        if isinstance(hits, str):
+            hits = json.loads(hits).get("contamination", [])
+        sets = set()
+        for hit in hits:
+            sets.add(hit["set"])
+            self._met.setdefault((hit["set"], hit["item"]), set()).update(range(*hit["words"]))
+        self._documents.update(sets)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Per set: items, those too short for an n-gram, training documents touched, items touched, items whose words
+        were met to at least each of `LEVELS`, and the items met most."""
+        out = {}
+        for name, sizes in self._items.items():
+            shares = {i: len(met) / sizes[i] for (of, i), met in self._met.items() if of == name}
+            most = sorted(shares.items(), key=lambda row: (-row[1], row[0]))[:_LISTED]
+            out[name] = {
+                "items": len(sizes),
+                "too_short": sum(size < self._length for size in sizes),
+                "documents": self._documents[name],
+                "touched": len(shares),
+                "covered": {str(level): sum(share >= level for share in shares.values()) for level in LEVELS},
+                "most": [{"item": i, "share": round(share, 6)} for i, share in most],
+            }
+        return out
