@@ -20,11 +20,10 @@ import numpy as np
 import zstandard
 
 from tilth.core.errors import RecipeError, nearest
+from tilth.data.scoring.kneser_ney import KEY_BITS, Ngram, ngrams, runs
 
-MAX_ORDER = 8
+MAX_ORDER = KEY_BITS // 8
 """A byte n-gram is one 64-bit key."""
-_EDGE = 0xFF
-"""Stands before a document's first byte; it occurs in no UTF-8 text."""
 
 Documents = Sequence[bytes]
 
@@ -58,106 +57,17 @@ def _byte_counts(texts: Documents) -> np.ndarray:
     return sum((np.bincount(np.frombuffer(t, np.uint8), minlength=256) for t in texts), np.zeros(256, np.int64))
 
 
-class ByteNgram:
-    """Interpolated modified Kneser-Ney over bytes; a proper distribution over the 256 bytes after every context.
-
-    p_n(b | c) = (count(c b) - D(count(c b))) / count(c) + left(c) / count(c) * p_{n-1}(b | c without its first byte),
-    where left(c) is the mass the discounts took and p_0 = 1/256. Below the highest order a count is the number of
-    distinct bytes seen before the n-gram. A document starts behind `order - 1` edge marks, which are never predicted.
-    Memory: some 30 bytes per training byte while fitting.
-    """
+class ByteNgram(Ngram):
+    """Interpolated modified Kneser-Ney over bytes (see `tilth.data.scoring.kneser_ney`)."""
 
     def __init__(self, train: Documents, order: int = 5) -> None:
-        if not 1 <= order <= MAX_ORDER:
-            raise RecipeError(f"the n-gram order {order} is not between 1 and {MAX_ORDER}.", where="ngram_order")
-        self.order = order
-        keys, counts = _runs(np.sort(_ngrams(train, order)))
-        self._levels: list[_Level] = []  # highest order first
-        for n in range(order, 0, -1):
-            self._levels.append(_Level(keys, counts))
-            keys, counts = _runs(np.sort(keys & np.uint64((1 << 8 * (n - 1)) - 1)))
-
-    def probabilities(self, ngrams: np.ndarray) -> np.ndarray:
-        """p(last byte | the bytes before it) of n-grams packed into uint64 (oldest byte highest); float64."""
-        p = np.full(ngrams.shape, 1 / 256)
-        for n, level in zip(range(1, self.order + 1), reversed(self._levels), strict=True):
-            p = level.interpolate(ngrams & np.uint64((1 << 8 * n) - 1), p)
-        return p
+        super().__init__([np.frombuffer(t, np.uint8) for t in train], order, bits=8, vocabulary=256)
 
     def bits(self, text: bytes) -> float:
         """Total bits of one document."""
-        keys, times = _runs(np.sort(_ngrams([text], self.order)))  # sorted look-ups stay in the processor's cache
+        keys = ngrams([np.frombuffer(text, np.uint8)], self.order, 8)
+        keys, times = runs(np.sort(keys))  # sorted look-ups stay in the processor's cache
         return float(-(np.log2(self.probabilities(keys)) * times).sum())
-
-
-class _Level:
-    """One order: its n-grams' discounted counts, and per context the count and the mass left to the order below."""
-
-    def __init__(self, keys: np.ndarray, counts: np.ndarray) -> None:
-        number = np.bincount(np.minimum(counts, 5), minlength=6)[:5].astype(np.float64)  # n_1..n_4 at 1..4
-        discount = _discounts(number)[np.minimum(counts, 3)]
-        contexts = keys >> np.uint64(8)
-        starts = _starts(contexts)
-        self._contexts = contexts[starts]
-        total = np.add.reduceat(counts, starts) if len(keys) else np.zeros(0)
-        self._left = (np.add.reduceat(discount, starts) if len(keys) else np.zeros(0)) / total
-        self._keys = keys
-        self._share = ((counts - discount) / np.repeat(total, _lengths(starts, len(keys)))).astype(np.float32)
-
-    def interpolate(self, ngrams: np.ndarray, lower: np.ndarray) -> np.ndarray:
-        """This order's probability of each n-gram, given the order below's."""
-        at, known = _find(self._contexts, ngrams >> np.uint64(8))
-        p = np.where(known, lower * self._left[at], lower) if len(self._contexts) else lower.copy()
-        at, known = _find(self._keys, ngrams)
-        p[known] += self._share[at[known]]
-        return p
-
-
-def _discounts(number: np.ndarray) -> np.ndarray:
-    """Chen & Goodman's D_1, D_2, D_3+ at 1, 2, 3 (0 at 0) from the number of n-grams counted once..four times.
-
-    Small texts give degenerate counts; bounds keep some mass for what was never seen and no share negative.
-    """
-    y = number[1] / max(number[1] + 2 * number[2], 1)
-    out = [0.0]
-    for k in (1, 2, 3):
-        d = k - (k + 1) * y * number[k + 1] / number[k] if number[k] else k / 2
-        out.append(min(max(d, 0.1), k - 0.1))
-    return np.array(out)
-
-
-def _ngrams(texts: Documents, order: int) -> np.ndarray:
-    """Every byte of every document with the `order - 1` before it, packed into uint64 ``[total bytes]``."""
-    edge = bytes([_EDGE]) * (order - 1)
-    data = np.frombuffer(edge + edge.join(texts), np.uint8)
-    keys = np.zeros(len(data) - order + 1, np.uint64)
-    for i in range(order):
-        keys <<= np.uint64(8)
-        keys |= data[i : len(data) - order + 1 + i]
-    return keys[data[order - 1 :] != _EDGE]
-
-
-def _starts(ordered: np.ndarray) -> np.ndarray:
-    """Indices at which a new value begins in a sorted array."""
-    return np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])
-
-
-def _runs(ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct values of a sorted array and how often each stands there."""
-    starts = _starts(ordered)
-    return ordered[starts], _lengths(starts, len(ordered))
-
-
-def _lengths(starts: np.ndarray, end: int) -> np.ndarray:
-    """Lengths of runs that begin at `starts`."""
-    return np.diff(starts, append=end)
-
-
-def _find(ordered: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of each wanted value in a sorted array (0 where it is missing) and whether it is there."""
-    at = np.searchsorted(ordered, wanted)
-    at[at == len(ordered)] = 0
-    return at, ordered[at] == wanted if len(ordered) else np.zeros(wanted.shape, bool)
 
 
 def ngram(train: Documents, held_out: Documents, order: int = 5) -> float:

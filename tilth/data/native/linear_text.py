@@ -58,7 +58,8 @@ class Spans:
             yield self.bytes[start:stop].tobytes()
 
     @property
-    def _pointers(self) -> tuple[ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]:
+    def pointers(self) -> tuple[ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]:
+        """Bytes, starts, stops and n as arguments of a C function."""
         return pointer(self.bytes), pointer(self.starts), pointer(self.stops), ctypes.c_int64(len(self))
 
 
@@ -211,7 +212,7 @@ def word_keys(spans: Spans) -> np.ndarray:
     if native is None:
         return np.array([word_key(w) for text in spans for w in (*split(text), END)], np.uint64)
     out = np.empty(int(((spans.stops - spans.starts + 1) // 2).sum()) + len(spans), np.uint64)
-    return out[: native.words(*spans._pointers, pointer(out))].copy()
+    return out[: native.words(*spans.pointers, pointer(out))].copy()
 
 
 def features(space: Space, spans: Spans) -> tuple[np.ndarray, np.ndarray]:
@@ -223,9 +224,9 @@ def features(space: Space, spans: Spans) -> tuple[np.ndarray, np.ndarray]:
         places = np.cumsum([0, *map(len, lists)])
         return np.array([r for one in lists for r in one], np.int32), places
     places = np.zeros(len(spans) + 1, np.int64)
-    native.features_of(*spans._pointers, *space._arguments(native), pointer(places), None)
+    native.features_of(*spans.pointers, *space._arguments(native), pointer(places), None)
     out = np.empty(int(places[-1]), np.int32)
-    native.features_of(*spans._pointers, *space._arguments(native), pointer(places), pointer(out))
+    native.features_of(*spans.pointers, *space._arguments(native), pointer(places), pointer(out))
     return out, places
 
 
@@ -243,7 +244,7 @@ def scores(space: Space, weights: np.ndarray, spans: Spans) -> np.ndarray:
     else:
         assert weights.dtype == np.float32 and len(weights) == space.rows
         native.score(
-            *spans._pointers, *space._arguments(native), pointer(weights), ctypes.c_int64(labels), pointer(sums),
+            *spans.pointers, *space._arguments(native), pointer(weights), ctypes.c_int64(labels), pointer(sums),
             pointer(counts),
         )  # fmt: skip
     return sums / np.maximum(counts, 1)[:, None]
@@ -253,7 +254,7 @@ def fit(
     features: np.ndarray, places: np.ndarray, label: np.ndarray, weight: np.ndarray, order: np.ndarray, rate: float,
     input: np.ndarray, output: np.ndarray, fixed: bool = False,
 ) -> np.ndarray:  # fmt: skip
-    """Stochastic gradient descent, one text at a time, on weighted cross-entropy; p = softmax(output @ mean(input[rows])).
+    """Stochastic gradient descent, one text at a time, on weighted cross-entropy of softmax(output @ mean(rows)).
 
     features, places   int32, int64 [n + 1]: rows of `input` per text
     label, weight      int32 [n], float32 [n]
@@ -271,6 +272,7 @@ def fit(
     sizes = (order.shape[1], len(order), output.shape[1], len(output))
     native.fit(
         pointer(features), pointer(places), pointer(label), pointer(weight), pointer(order),
-        *map(ctypes.c_int64, sizes), ctypes.c_int32(fixed), ctypes.c_double(rate), pointer(input), pointer(output), pointer(losses),
+        *map(ctypes.c_int64, sizes), ctypes.c_int32(fixed), ctypes.c_double(rate), pointer(input), pointer(output),
+        pointer(losses),
     )  # fmt: skip
     return losses

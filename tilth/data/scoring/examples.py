@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +15,21 @@ from tilth.core.config import Config
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, file_hash
 from tilth.data import reading
-from tilth.data.finding import find, uncompressed
+from tilth.data.finding import Found, find, uncompressed
 
 _LIMITS = reading.Limits(document_bytes=10_000_000, ratio=200.0, inflated_bytes=1 << 36)
 _JSON = (".jsonl", ".ndjson")
 _SUFFIXES = (*_JSON, ".txt", ".text", ".md")
+
+
+def key(text: str) -> bytes:
+    """16 bytes that are equal for equal texts."""
+    return hashlib.sha256(text.encode()).digest()[:16]
+
+
+def uniform(key: bytes) -> float:
+    """A number in [0, 1) from a key: what is below a share belongs to it."""
+    return (int.from_bytes(key[-8:], "little") >> 11) * 2.0**-53
 
 
 class Example(NamedTuple):
@@ -64,14 +75,14 @@ class Examples(Config):
         for label, path in self.paths():
             for row, text in rows(path, self.text_field):
                 own = label or _label(row, self.label_field, path)
-                key = hashlib.sha256(text.encode()).digest()[:16]
-                found[key, own] = Example(text, own, key)
-        out, taken = [], {}
-        for key in sorted(found):
-            label = key[1]
-            taken[label] = taken.get(label, 0) + 1
-            if self.per_label is None or taken[label] <= self.per_label:
-                out.append(found[key])
+                example = Example(text, own, key(text))
+                found[example.key, own] = example
+        out: list[Example] = []
+        taken: Counter[str] = Counter()
+        for place in sorted(found):
+            taken[place[1]] += 1
+            if self.per_label is None or taken[place[1]] <= self.per_label:
+                out.append(found[place])
         return out
 
 
@@ -109,7 +120,7 @@ def fingerprint(given: Sequence[str]) -> str:
     return content_hash([file_hash(f.path) for f in _found(given)], 32)
 
 
-def _found(given: Sequence[str]) -> list:
+def _found(given: Sequence[str]) -> list[Found]:
     return find(given, _SUFFIXES)[1] if given else []
 
 

@@ -11,6 +11,7 @@ Training is a pure function of the examples and the settings: initial weights an
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from tilth.data.native.hashing import mix
 from tilth.data.native.linear_text import Space, Spans
 
 from . import calibration, kept
-from .examples import Example, Examples, plain
+from .examples import Example, Examples, key, plain, uniform
 
 KIND = "linear"
 
@@ -124,8 +125,8 @@ def trained(examples: Examples, learning: Learning, positive: str = "positive") 
     code = source_hash(linear_text, calibration) + content_hash(Path(__file__).read_text(encoding="utf-8"))
     native = Path(linear_text.__file__).with_suffix(".cpp").read_text(encoding="utf-8")
     pool = [] if learning.rounds == 1 or not learning.pool else plain(learning.pool)
-    key = content_hash([examples.fingerprint(), learning.model_dump(), pool, positive, code, native], 32)
-    return kept.once(KIND, key, lambda folder: train(examples, learning, positive).save(folder))
+    made_of = content_hash([examples.fingerprint(), learning.model_dump(), pool, positive, code, native], 32)
+    return kept.once(KIND, made_of, lambda folder: train(examples, learning, positive).save(folder))
 
 
 def train(examples: Examples | Sequence[Example], learning: Learning, positive: str = "positive") -> Linear:
@@ -146,14 +147,14 @@ def train(examples: Examples | Sequence[Example], learning: Learning, positive: 
             raise RecipeError(f"no example is labelled '{name}'.", where="label_weights", fix=nearest(name, labels))
     if learning.rounds > 1 and not learning.pool:
         raise RecipeError("there is nothing to label in between.", where="rounds", fix="Name files in `pool`.")
-    aside = [_uniform_of(e.key) < learning.held_out for e in given]
+    aside = [uniform(e.key) < learning.held_out for e in given]
     held = [e for e, out in zip(given, aside, strict=True) if out]
     taught = [e for e, out in zip(given, aside, strict=True) if not out]
     if {e.label for e in taught} != set(labels):
         raise DataError("too few examples: some label is left with none.", fix="Give more, or a smaller `held_out`.")
     pool = plain(learning.pool) if learning.rounds > 1 else []
     hidden = {e.key for e in held}
-    pool = [t for t in dict.fromkeys(pool) if Example(t, "", _key(t)).key not in hidden]
+    pool = [t for t in dict.fromkeys(pool) if key(t) not in hidden]
     now, losses = taught, []
     for round_ in range(learning.rounds):
         model, loss = _fit(now, labels, learning)
@@ -211,19 +212,13 @@ def _surest(model: Linear, pool: Sequence[str], share: float) -> list[Example]:
     """The pool's texts that the model is surest of, `share` of the pool for each label, ties by their hash."""
     if not pool:
         return []
-    keys = [_key(t) for t in pool]
+    keys = [key(t) for t in pool]
     p, number = model.of(pool), int(share * len(pool))
     out = []
     for i, label in enumerate(model.labels):
         best = sorted(range(len(pool)), key=lambda d: (-p[d, i], keys[d]))[:number]
         out += [Example(pool[d], label, keys[d]) for d in best if p[d].argmax() == i]
     return out
-
-
-def _key(text: str) -> bytes:
-    import hashlib
-
-    return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def _spans(column: pa.Array | pa.ChunkedArray | Sequence[str]) -> Spans:
@@ -238,15 +233,9 @@ def _features(space: Space) -> dict[str, int]:
 
 
 def _digest(model: Linear) -> str:
-    import hashlib
-
     h = hashlib.sha256(model.space.vocabulary.tobytes())
     h.update(model.weights.tobytes())
     return h.hexdigest()
-
-
-def _uniform_of(key: bytes) -> float:
-    return int.from_bytes(key[-8:], "little") / 2**64
 
 
 def _uniform(row: np.ndarray, dim: int, seed: int) -> np.ndarray:
@@ -261,8 +250,8 @@ def _uniform(row: np.ndarray, dim: int, seed: int) -> np.ndarray:
 
 def _order(n: int, seed: int, epoch: int) -> np.ndarray:
     """A permutation of n texts: they are sorted by a hash of seed, epoch and number."""
-    key = mix(mix(np.array([seed, epoch], np.int64).view(np.uint64)).sum(keepdims=True))
-    return np.argsort(mix(np.arange(n, dtype=np.uint64) ^ key), kind="stable")
+    keyed = mix(mix(np.array([seed, epoch], np.int64).view(np.uint64)).sum(keepdims=True))
+    return np.argsort(mix(np.arange(n, dtype=np.uint64) ^ keyed), kind="stable")
 
 
 class Classifier(Config):
