@@ -69,16 +69,21 @@ def campaign(
                 (os.killpg if whole else os.kill)(process.pid, signal.SIGKILL)
                 process.communicate()
                 done += 1
-                reached = sorted(p.name for p in root.iterdir() if p.is_dir())
-                last = [n for n in reached if not n.startswith(".")][-1:] or ["nothing"]
-                phases[last[0]] = phases.get(last[0], 0) + 1
+                made = [p for p in root.glob("*/*") if p.is_dir() and not p.name.startswith(".")]
+                newest = max(made, key=lambda p: p.stat().st_mtime_ns).parent.name if made else "nothing"
+                phases[newest] = phases.get(newest, 0) + 1
                 continue
             if process.returncode:
                 raise SystemExit(f"the run failed:\n{process.communicate()[0].decode()}")
             break
         if digest(root) != wanted:
             raise SystemExit(f"campaign {campaigns}: the output differs from that of a run left alone")
-    return {"kills": done, "campaigns": campaigns, "seconds_alone": round(takes, 1), "latest_directory": phases}
+    return {
+        "kills": done,
+        "campaigns": campaigns,
+        "seconds_alone": round(takes, 1),
+        "killed_after_making_some_of": phases,
+    }
 
 
 def main() -> None:
