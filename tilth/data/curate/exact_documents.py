@@ -73,7 +73,7 @@ class ExactDocuments:
     def sketch(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
         """The key of each document."""
         _, keys = units.keys(batch.column("text"), form=self._form)
-        return clusters.sketch(self.rules, batch, keys[:, None, :], keys.any(axis=1), None)
+        return clusters.sketch(self.rules, batch, keys[:, None, :], (keys != 0).any(axis=1), None)
 
     def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
         """See `tilth.data.curate.clusters`."""

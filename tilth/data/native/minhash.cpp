@@ -3,6 +3,9 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 #include "unicode.hpp"
 #include "xxhash.hpp"
@@ -19,25 +22,24 @@ struct Tables {
     const uint8_t* sigma;      // [0x110000] what decides whether a sigma ends its word
 };
 
-// Writes normalised text: words with one space between them.
+// Writes normalised text: words with one space between them. `buffer` must have room for 4 bytes per byte of the text.
 struct Writer {
     const Tables& t;
-    std::vector<uint8_t>& out;
+    uint8_t *const begin, *out;
     bool gap = false;
     // Combining characters that were written since the last starter, for canonical order.
     std::vector<std::pair<uint8_t, uint32_t>> run;
 
-    Writer(const Tables& tables, std::vector<uint8_t>& buffer) : t(tables), out(buffer) { out.clear(); }
+    Writer(const Tables& tables, uint8_t* buffer) : t(tables), begin(buffer), out(buffer) {}
 
     void open() {
-        if (gap && !out.empty()) out.push_back(' ');
+        *out = ' ';
+        out += gap && out > begin;
         gap = false;
     }
     void put(uint32_t c) {
         open();
-        uint8_t bytes[4];
-        int size = unicode::encode(c, bytes);
-        out.insert(out.end(), bytes, bytes + size);
+        out += unicode::encode(c, out);
     }
     void starter(uint32_t c) {
         if (!run.empty()) run.clear();
@@ -50,14 +52,16 @@ struct Writer {
         while (at && run[at - 1].first > rank) --at;
         run.insert(run.begin() + at, {rank, c});
         if (at + 1 == run.size()) return put(c);
-        size_t tail = 0;
         uint8_t bytes[4];
-        for (auto& r : run) tail += unicode::encode(r.second, bytes);
-        out.resize(out.size() - (tail - unicode::encode(c, bytes)));
+        for (auto& r : run) out -= unicode::encode(r.second, bytes);
+        out += unicode::encode(c, bytes);
         for (auto& r : run) put(r.second);
     }
     void any(uint32_t c) { t.combining[c] ? combining(c) : starter(c); }
-    void space() { gap = true; run.clear(); }
+    void space() {
+        gap = true;
+        if (!run.empty()) run.clear();
+    }
 };
 
 // Whether the capital sigma of two bytes at p ends a word, as str.lower decides it.
@@ -80,11 +84,39 @@ bool ends_word(const Tables& t, const uint8_t* begin, const uint8_t* p, const ui
     return true;
 }
 
-void normalise(const Tables& t, const uint8_t* begin, const uint8_t* end, std::vector<uint8_t>& out) {
-    Writer w(t, out);
-    out.reserve(end - begin + 16);
+// What an ASCII letter becomes; 1 for an ASCII character that becomes a space, 0 for what needs more thought.
+struct Plain {
+    uint8_t to[256] = {};
+    explicit Plain(const Tables& t) {
+        for (int c = 0; c < 128; ++c) {
+            uint32_t kind = t.what[c] >> 24;
+            to[c] = kind == ONE ? t.what[c] & 0x7f : kind == SPACE ? 1 : 0;
+        }
+    }
+};
+
+void normalise(const Tables& t, const Plain& plain, const uint8_t* begin, const uint8_t* end, std::vector<uint8_t>& out) {
+    out.resize(4 * (end - begin) + 16);
+    Writer w(t, out.data());
     int size;
     for (const uint8_t* p = begin; p < end; p += size) {
+        uint8_t to = plain.to[*p];
+        if (to > 1) {
+            if (!w.run.empty()) w.run.clear();
+            w.open();
+            uint8_t* o = w.out;
+            do {
+                *o++ = to;
+                to = ++p < end ? plain.to[*p] : 0;
+            } while (to > 1);
+            w.out = o;
+            if (p == end) break;
+        }
+        if (to == 1) {
+            w.space();
+            size = 1;
+            continue;
+        }
         uint32_t c = unicode::decode(p, size), what = t.what[c], value = what & 0xffffff;
         switch (what >> 24) {
             case ONE:
@@ -131,6 +163,7 @@ void normalise(const Tables& t, const uint8_t* begin, const uint8_t* end, std::v
                 break;
         }
     }
+    out.resize(w.out - out.data());
 }
 
 // Where each shingle of normalised text begins and ends: n words, or n characters.
@@ -160,10 +193,48 @@ void shingles(const std::vector<uint8_t>& text, int n, bool characters, std::vec
 
 constexpr uint64_t MERSENNE = (1ull << 61) - 1;
 
-// Least value of (h a + b mod 2^64) mod 2^61 - 1 over `count` hashes, for 8 functions at a time, so that their
+// Least value of (h a + b mod 2^64) mod 2^61 - 1 over `count` hashes, for WIDE functions at a time, so that their
 // parameters and minima stay in registers. Values are below 2^62, so comparing them as signed is right and cheaper.
-void minima(const uint64_t* hashes, size_t count, const uint64_t* a, const uint64_t* b, int64_t* least) {
-    constexpr int WIDE = 8;
+#ifdef __AVX2__
+constexpr int WIDE = 16;
+using Four = uint64_t __attribute__((vector_size(32)));
+using SignedFour = int64_t __attribute__((vector_size(32)));
+
+inline Four low_product(Four a, Four b) { return Four(_mm256_mul_epu32(__m256i(a), __m256i(b))); }
+
+inline void minima(const uint64_t* hashes, size_t count, const uint64_t* a, const uint64_t* b, int64_t* least) {
+    constexpr int N = WIDE / 4;
+    const Four prime = Four{} + MERSENNE;
+    const SignedFour last = SignedFour(prime - 1);
+    Four x[N], high[N], y[N];
+    SignedFour m[N], over{};
+    for (int j = 0; j < N; ++j) {
+        std::memcpy(&x[j], a + 4 * j, 32);
+        std::memcpy(&y[j], b + 4 * j, 32);
+        std::memcpy(&m[j], least + 4 * j, 32);
+        high[j] = x[j] >> 32;
+    }
+    for (size_t i = 0; i < count; ++i) {
+        const Four h = Four{} + hashes[i], top = h >> 32;
+        for (int j = 0; j < N; ++j) {
+            Four v = low_product(h, x[j]) + y[j] + ((low_product(h, high[j]) + low_product(top, x[j])) << 32);
+            SignedFour f = SignedFour((v & prime) + (v >> 61));  // at most the prime + 7
+            over |= f > last;
+            m[j] = f < m[j] ? f : m[j];
+        }
+    }
+    // Once in 2^58 values the prime must still be taken off: so seldom that the block is then simply done again.
+    if (over[0] | over[1] | over[2] | over[3]) {
+        for (int j = 0; j < WIDE; ++j)
+            for (size_t i = 0; i < count; ++i) least[j] = std::min(least[j], int64_t((hashes[i] * a[j] + b[j]) % MERSENNE));
+        return;
+    }
+    for (int j = 0; j < N; ++j) std::memcpy(least + 4 * j, &m[j], 32);
+}
+#else
+constexpr int WIDE = 8;
+
+inline void minima(const uint64_t* hashes, size_t count, const uint64_t* a, const uint64_t* b, int64_t* least) {
     int64_t m[WIDE];
     uint64_t x[WIDE], y[WIDE];
     for (int j = 0; j < WIDE; ++j) { m[j] = least[j]; x[j] = a[j]; y[j] = b[j]; }
@@ -178,6 +249,7 @@ void minima(const uint64_t* hashes, size_t count, const uint64_t* a, const uint6
     }
     for (int j = 0; j < WIDE; ++j) least[j] = m[j];
 }
+#endif
 
 }  // namespace
 
@@ -185,20 +257,21 @@ extern "C" {
 
 // texts [n] -> counts int64 [n] shingles of each; signatures uint64 [n, width] (or null), of which the first bands * rows
 // columns count; keys uint64 [n, bands]; brief uint16 [n, bands * rows]. Rows of texts without a shingle stay as they
-// were. `width` is bands * rows rounded up to 8; a and b uint64 [width].
+// were. `width` is bands * rows rounded up to 16; a and b uint64 [width].
 __attribute__((visibility("default"))) void minhash(
     const uint8_t* bytes, const int64_t* offsets, int64_t n, const uint32_t* what, const uint32_t* pool,
     const uint8_t* combining, const uint8_t* sigma, int ngram, int characters, int bands, int rows, const uint64_t* a,
     const uint64_t* b, int64_t* counts, uint64_t* signatures, uint64_t* keys, uint16_t* brief) {
-    Tables tables{what, pool, combining, sigma};
-    const int functions = bands * rows, width = (functions + 7) / 8 * 8;
+    const Tables tables{what, pool, combining, sigma};
+    const Plain plain(tables);
+    const int functions = bands * rows, width = (functions + 15) / 16 * 16;
     constexpr size_t BLOCK = 512, RECENT = 4096;
     std::vector<uint8_t> text;
     std::vector<uint32_t> starts, stops;
     std::vector<uint64_t> hashes, recent(RECENT);
     std::vector<int64_t> least(width);
     for (int64_t i = 0; i < n; ++i) {
-        normalise(tables, bytes + offsets[i], bytes + offsets[i + 1], text);
+        normalise(tables, plain, bytes + offsets[i], bytes + offsets[i + 1], text);
         shingles(text, ngram, characters, starts, stops);
         counts[i] = starts.size();
         if (starts.empty()) continue;
@@ -214,7 +287,7 @@ __attribute__((visibility("default"))) void minhash(
         }
         std::fill(least.begin(), least.end(), int64_t(MERSENNE));
         for (size_t first = 0; first < hashes.size(); first += BLOCK)
-            for (int j = 0; j < width; j += 8)
+            for (int j = 0; j < width; j += WIDE)
                 minima(hashes.data() + first, std::min(BLOCK, hashes.size() - first), a + j, b + j, least.data() + j);
         const uint64_t* values = reinterpret_cast<const uint64_t*>(least.data());
         if (signatures) std::copy(values, values + width, signatures + i * width);
@@ -229,11 +302,12 @@ __attribute__((visibility("default"))) void minhash(
 __attribute__((visibility("default"))) int64_t normalised(
     const uint8_t* bytes, const int64_t* offsets, int64_t n, const uint32_t* what, const uint32_t* pool,
     const uint8_t* combining, const uint8_t* sigma, uint8_t* out, int64_t room, int64_t* ends) {
-    Tables tables{what, pool, combining, sigma};
+    const Tables tables{what, pool, combining, sigma};
+    const Plain plain(tables);
     std::vector<uint8_t> text;
     int64_t total = 0;
     for (int64_t i = 0; i < n; ++i) {
-        normalise(tables, bytes + offsets[i], bytes + offsets[i + 1], text);
+        normalise(tables, plain, bytes + offsets[i], bytes + offsets[i + 1], text);
         if (total + int64_t(text.size()) <= room) std::memcpy(out + total, text.data(), text.size());
         total += text.size();
         ends[i] = total;

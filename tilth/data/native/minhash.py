@@ -143,7 +143,7 @@ class MinHash:
         self.ngram, self.bands, self.rows, self.characters = ngram, bands, rows, characters
         self.functions = bands * rows
         self._a, self._b = parameters(self.functions, seed)
-        wide = np.zeros(-(-self.functions // 8) * 8, np.uint64)
+        wide = np.zeros(-(-self.functions // 16) * 16, np.uint64)
         self._wide = (wide.copy(), wide.copy())
         self._wide[0][: self.functions], self._wide[1][: self.functions] = self._a, self._b
 
@@ -158,7 +158,7 @@ class MinHash:
             self._plain(column, counts, keys, brief, values)
         else:
             where = [ctypes.c_int(int(x)) for x in (self.ngram, self.characters, self.bands, self.rows)]
-            out = [pointer(self._wide[0]), pointer(self._wide[1]), pointer(counts)]
+            out: list[ctypes.c_void_p | None] = [pointer(self._wide[0]), pointer(self._wide[1]), pointer(counts)]
             out += [None if values is None else pointer(values), pointer(keys), pointer(brief)]
             given = texts(column)
             library.minhash(*given.pointers, *map(pointer, tables()), *where, *out)
