@@ -107,7 +107,8 @@ class ExtractSpec(Protocol):
     """How the text of a web page is found: its configuration."""
 
     def build(self) -> Any:
-        """An object with `extract(html, url) -> str`: HTML as text in, the page's text out, "" where there is none."""
+        """An object with `extract(html, url) -> str`: HTML as text in, the page's text out, "" where there is none. It
+        raises tilth.data.reading.Unreadable for a page it refuses; the reason drops the page."""
 
 
 class TokenizerSpec(Protocol):

@@ -35,6 +35,7 @@ from tilth.core.technique import use_name
 from tilth.data.curate import steps
 from tilth.data.curate.steps import Signals
 from tilth.data.document import SCHEMA, excerpt
+from tilth.data.reading import Unreadable
 
 from .across import SKETCH, Space
 from .files import Writer, read
@@ -365,9 +366,12 @@ class _Extract:
         columns = (batch.column(c).to_pylist() for c in ("text", "url", "metadata"))
         for i, (text, url, metadata) in enumerate(zip(*columns, strict=True)):
             if "text/html" in metadata and json.loads(metadata).get("content_type") == "text/html":
-                text = self._extractor.extract(text, url)
-                if not text.strip():
-                    keep[i], reason[i] = False, "no text found"
+                try:
+                    text = self._extractor.extract(text, url)
+                    reason[i] = "" if text.strip() else "no text found"
+                except Unreadable as err:
+                    reason[i] = err.reason
+                keep[i] = not reason[i]
             texts.append(text)
         return Verdicts(keep, reason, text=pa.array(texts, pa.large_string()))
 

@@ -1,0 +1,291 @@
+"""What extractors share: limits, a process of their own, and formulas and code that no extractor may lose.
+
+Pages come from strangers and extractors are large programs: each runs in a child process that is killed when a page
+costs it more processor time than allowed, and started anew when a page crashes it. Only that page is refused; the time
+counted is the child's own, so that a busy machine refuses no more than an idle one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any, Protocol
+
+from tilth.core.errors import DataError
+from tilth.core.technique import dump
+from tilth.data.reading import Unreadable
+
+_STILL = 20.0
+"""A child that neither answers nor works is given up after so many times the processor time it may use."""
+_START_SECONDS = 120.0
+_MEMORY_BYTES = 4 << 30
+COMMAND = ["-m", "tilth.data.extract.html"]
+_LENGTHS = struct.Struct("<II")
+
+
+class Extractor(Protocol):
+    """A configuration of an extraction technique."""
+
+    max_chars: int
+    max_depth: int
+    seconds: float
+
+    def worker(self) -> Callable[[str, str], str]:
+        """The function (html, url) -> text, which runs in the child."""
+
+
+class Sandboxed:
+    """Extracts pages in a child process, which lasts from page to page."""
+
+    def __init__(self, config: Extractor) -> None:
+        self._config = config
+        self._child: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+
+    def extract(self, html: str, url: str) -> str:
+        """The text of a page, "" where there is none. Raises Unreadable for a page that is too large or nested too
+        deeply, or on which the extractor takes too long or dies."""
+        if len(html) > self._config.max_chars:
+            raise Unreadable(f"a page longer than max_chars ({self._config.max_chars:,})")
+        if depth(html) > self._config.max_depth:
+            raise Unreadable(f"elements nested deeper than max_depth ({self._config.max_depth:,})")
+        child = self._start()
+        page, address = html.encode("utf-8", "replace"), url.encode("utf-8", "replace")
+        try:
+            assert child.stdin is not None
+            child.stdin.write(_LENGTHS.pack(len(page), len(address)) + page + address)
+            child.stdin.flush()
+            status, answer = self._answer(child, max(60.0, _STILL * self._config.seconds))
+        except (EOFError, BrokenPipeError):
+            code = child.wait()
+            self.close()
+            if code == -signal.SIGPROF:
+                raise Unreadable(f"takes longer than seconds ({self._config.seconds:g})") from None
+            raise Unreadable("the extractor dies of it", f"exit {code}") from None
+        except TimeoutError:
+            self.close()
+            raise Unreadable("the extractor stands still") from None
+        if status:
+            raise Unreadable("the extractor fails on it", answer[:80])
+        return answer
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._child is not None and self._owner == os.getpid() and self._child.poll() is None:
+            return self._child
+        if self._owner == os.getpid():
+            self.close()  # of another process: a copy made by fork, whose pipes are not ours to use
+        command = [sys.executable, *COMMAND, json.dumps(dump(self._config))]  # type: ignore[arg-type]
+        path = os.pathsep.join(filter(None, sys.path))
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
+        )  # fmt: skip
+        self._owner = os.getpid()
+        try:
+            self._answer(self._child, _START_SECONDS)
+        except (EOFError, TimeoutError):
+            self.close()
+            self._config.worker()  # says what is missing
+            raise RuntimeError("the extractor's process does not start") from None
+        return self._child
+
+    def _answer(self, child: subprocess.Popen[bytes], seconds: float) -> tuple[int, str]:
+        assert child.stdout is not None
+        if not select.select([child.stdout], [], [], seconds)[0]:
+            raise TimeoutError
+        status, length = _LENGTHS.unpack(_read(child.stdout, _LENGTHS.size))
+        return status, _read(child.stdout, length).decode()
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()
+            self._child = None
+
+    def __del__(self) -> None:
+        if self._owner == os.getpid():
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_config": self._config, "_child": None, "_owner": 0}
+
+
+def imported(name: str) -> Any:
+    """A module of an optional package. Raises DataError that says how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as err:
+        raise DataError(
+            f"{name.partition('.')[0]} is needed to extract text from HTML and cannot be imported ({err}).",
+            where="extract",
+            fix='pip install "tilth[data]"',
+        ) from None
+
+
+def _read(stream: Any, length: int) -> bytes:
+    data = stream.read(length)
+    if len(data) < length:
+        raise EOFError
+    return data
+
+
+def _serve(config: Extractor) -> None:
+    """The child: pages come on standard input, texts go to standard output."""
+    import resource
+
+    pages, texts = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not be taken for an answer
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    work = config.worker()
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    texts.write(_LENGTHS.pack(0, 0))
+    texts.flush()
+    while head := pages.read(_LENGTHS.size):
+        size, address = _LENGTHS.unpack(head)
+        html, url = pages.read(size).decode(), pages.read(address).decode()
+        signal.setitimer(signal.ITIMER_PROF, config.seconds)
+        try:
+            status, answer = 0, work(html, url)
+        except Exception as err:
+            status, answer = 1, f"{type(err).__name__}: {err}"
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        out = answer.encode("utf-8", "replace")
+        texts.write(_LENGTHS.pack(status, len(out)) + out)
+        texts.flush()
+
+
+_NESTING = re.compile(
+    "<(/?)(?:div|span|table|blockquote|section|article|main|aside|header|footer|nav|ul|ol|dl|b|i|u|em|strong|font|"
+    "small|big|center|form|fieldset|a|sub|sup|code|pre|object|svg|g|math|mrow|select|ruby|button|details)\\b",
+    re.IGNORECASE,
+)
+
+
+def depth(html: str) -> int:
+    """How deeply elements that hold others are nested, as far as their tags tell without a parser."""
+    return max(accumulate(-1 if end else 1 for end in _NESTING.findall(html)), default=0)
+
+
+# ---- formulas and code -------------------------------------------------------------------------------------------
+
+_FORMULA = re.compile(r"<math\b|math/tex|\btex\b|mwe-math|katex|MathJax", re.IGNORECASE)
+_STYLE = re.compile(r"^\{\\(?:display|text)style\s*(.*)\}$", re.DOTALL)
+_GAP = "\u2424"
+"""A sign for a new line, alone on the empty lines of code, which extractors would drop."""
+
+
+def has_formulas(html: str) -> bool:
+    """Whether a page may hold formulas as elements or pictures."""
+    return _FORMULA.search(html) is not None
+
+
+def keep_formulas(tree: Any) -> None:
+    """Put formulas into an lxml tree as text between dollar signs: TeX where the page has it (annotations of MathML,
+    MathJax scripts, alternative texts of pictures), else what MathML shows."""
+    for node in list(tree.iter("script", "math", "img", "span")):
+        name, classes = node.tag, node.get("class") or ""
+        tex = None
+        if name == "script" and (node.get("type") or "").startswith("math/tex"):
+            tex = node.text_content()
+            display = "mode=display" in (node.get("type") or "")
+        elif name == "math":
+            found = [a for a in node.iter("annotation") if "tex" in (a.get("encoding") or "").lower()]
+            tex = found[0].text_content() if found else node.get("alttext") or _linear(node)
+            display = node.get("display") == "block"
+        elif name == "img" and ("mwe-math" in classes or "tex" in classes.split() or "latex" in classes.split()):
+            display = "display" in classes
+            before = node.getparent()
+            if before is not None and "$" in "".join(before.itertext()) and "mwe-math" in classes:
+                _replace(node, "")  # the picture beside a formula that was just written out
+                continue
+            tex = node.get("alt")
+        elif name == "span" and ("katex-html" in classes or "MathJax" in classes.split()):
+            if node.get("aria-hidden") == "true" or "MathJax_Preview" in classes:
+                _replace(node, "")  # the same formula, drawn letter by letter
+            continue
+        if tex is not None and (tex := " ".join(tex.split())):
+            tex = (style[1] if (style := _STYLE.match(tex)) else tex).strip()
+            _replace(node, f"$${tex}$$" if display else f"${tex}$")
+
+
+def _linear(node: Any) -> str:
+    """Presentation MathML on one line: what stands above, below and over is said with ^, _ and /."""
+    name = node.tag if isinstance(node.tag, str) else ""
+    parts = [_linear(child) for child in node if isinstance(child.tag, str) and child.tag != "annotation"]
+    if not parts:
+        return " ".join((node.text or "").split())
+    forms = {"msup": "{}^{{{}}}", "msub": "{}_{{{}}}", "mfrac": "\\frac{{{}}}{{{}}}", "msubsup": "{}_{{{}}}^{{{}}}"}
+    if name in forms and len(parts) == forms[name].count("{}"):
+        return forms[name].format(*parts)
+    if name == "msqrt":
+        return f"\\sqrt{{{' '.join(parts)}}}"
+    return " ".join(filter(None, parts))
+
+
+def _replace(node: Any, text: str) -> None:
+    """Put text in an element's place."""
+    parent = node.getparent()
+    if parent is None:
+        return
+    text += node.tail or ""
+    before = node.getprevious()
+    if before is not None:
+        before.tail = (before.tail or "") + text
+    else:
+        parent.text = (parent.text or "") + text
+    parent.remove(node)
+
+
+def mark_gaps(tree: Any) -> None:
+    """Mark the empty lines of code in an lxml tree, see `unmark_gaps`."""
+    for pre in tree.iter("pre"):
+        for node in pre.iter():
+            if node.text:
+                node.text = _BLANK.sub(f"\n{_GAP}", node.text)
+            if node is not pre and node.tail:
+                node.tail = _BLANK.sub(f"\n{_GAP}", node.tail)
+
+
+_BLANK = re.compile(r"\n[ \t]*(?=\r?\n)")
+_MARKED = re.compile(f"^[ \t]*{_GAP}[ \t]*$", re.MULTILINE)
+
+
+def unmark_gaps(text: str) -> str:
+    """The empty lines of code as they were."""
+    return _MARKED.sub("", text) if _GAP in text else text
+
+
+def parse(html: str) -> Any:
+    """The page as an lxml tree without comments; None where there is nothing."""
+    from lxml import etree
+    from lxml.html import HTMLParser, document_fromstring
+
+    try:
+        parser = HTMLParser(remove_comments=True, remove_pis=True, encoding="utf-8", collect_ids=False)
+        return document_fromstring(html.encode("utf-8", "replace"), parser=parser)
+    except (etree.ParserError, ValueError):
+        return None
+
+
+def to_html(tree: Any) -> str:
+    """An lxml tree as HTML."""
+    from lxml.etree import tostring
+
+    return tostring(tree, encoding="unicode", method="html")
+
+
+if __name__ == "__main__":
+    from tilth.core.technique import resolve
+
+    _serve(resolve("extract", json.loads(sys.argv[1])))  # type: ignore[arg-type]
