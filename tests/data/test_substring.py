@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import sys
 import tempfile
 from pathlib import Path
 
@@ -22,8 +21,7 @@ from tilth.data.native import hashing
 from tilth.data.native import substring as native
 from tilth.data.native.buffers import texts
 
-sys.path.insert(0, str(Path(__file__).parent))
-from across_driver import documents, run
+from .across_driver import documents, run
 
 LETTERS = st.text(alphabet="ab ", max_size=60)
 
