@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +70,7 @@ def test_hashes_are_xxhash(form: str) -> None:
     ],
 )
 def test_normalise(text: str, expected: str, form: str) -> None:
-    assert native.normalised(column(text)) == [native.normalise(text)]
+    assert native.parted(column(text), False) == [native.normalise(text)]
     if "Σ" not in text:
         assert native.normalise(text) == expected
 
@@ -77,11 +78,12 @@ def test_normalise(text: str, expected: str, form: str) -> None:
 @settings(max_examples=100)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), max_size=4))
 def test_compiled_form_is_the_plain_one(texts: list[str]) -> None:
-    assert native.normalised(column(*texts)) == [native.normalise(t) for t in texts]
+    assert native.parted(column(*texts), False) == [native.normalise(t) for t in texts]
     assert native.hashes(column(*texts), 7).tolist() == [native.xxh64(t.encode(), 7) for t in texts]
-    for characters in (False, True):
-        step = native.MinHash(2, 3, 3, characters=characters)
-        fast, out = step(column(*texts), full=True), native.MinHash(2, 3, 3, characters=characters)
+    assert native.parted(column(*texts)) == [native.words(t) for t in texts]
+    for unit in get_args(native.Unit):
+        step = native.MinHash(2, 3, 3, unit=unit)
+        fast, out = step(column(*texts), full=True), native.MinHash(2, 3, 3, unit=unit)
         counts, keys = np.zeros(len(texts), np.int64), np.zeros((len(texts), 3), np.uint64)
         brief, values = np.zeros((len(texts), 9), np.uint16), np.zeros((len(texts), 16), np.uint64)
         out._plain(column(*texts), counts, keys, brief, values)
@@ -89,9 +91,17 @@ def test_compiled_form_is_the_plain_one(texts: list[str]) -> None:
         assert fast.signatures is not None and (fast.signatures == values[:, :9]).all()
 
 
+def test_words_are_spacys(form: str) -> None:
+    texts = ["I cannot stay: it's 5km, gonna id ‘the wed", "p9m nonshared│shared ─┼"]
+    assert native.parted(column(*texts)) == [
+        "i can not stay it s 0 km gon na i d ‘ the we d",  # tokens of spaCy 3.8's blank "en" on DataTrove's normal form
+        "p0 m nonshared │ shared ─ ┼",
+    ]
+
+
 def test_every_code_point_is_normalised_alike() -> None:
     texts = [f"a {chr(c)}b 1{chr(c)}2" for c in range(0x110000) if not 0xD800 <= c < 0xE000]
-    assert native.normalised(column(*texts)) == [native.normalise(t) for t in texts]
+    assert native.parted(column(*texts), False) == [native.normalise(t) for t in texts]
 
 
 # ---- clusters ----------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Near-duplicate removal by MinHash across all documents, as DataTrove does it for FineWeb, at the speed of the disk.
 
-Signatures are DataTrove's bit for bit where words are parted by spaces (tilth/data/native/minhash.py). Documents whose
+Signatures are DataTrove's bit for bit (tilth/data/native/minhash.py). Documents whose
 signatures agree in all rows of some band are linked, connected documents are a cluster, and of each cluster one
 document stays. A pair of Jaccard similarity s is linked with probability 1 - (1 - s^rows)^bands.
 
@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.protocols import Verdicts
-from tilth.data.native.minhash import MinHash
+from tilth.data.native.minhash import MinHash, Unit
 
 from . import clusters
 
@@ -47,9 +47,10 @@ class Config(BaseConfig):
     """Shingles, bands, and which document of a cluster stays. The defaults are DataTrove's."""
 
     ngram: int = Field(5, ge=1)
-    """Words (or characters) per shingle."""
-    unit: Literal["words", "characters"] = "words"
-    """What a shingle is made of; characters for scripts without spaces (SlimPajama: 13 characters)."""
+    """Words (or characters) per shingle; a document with fewer has no signature."""
+    unit: Unit = "words"
+    """What a shingle is made of: words as spaCy's English rules cut them, which is DataTrove's; spaced, words between
+    spaces, for other languages; characters, for scripts without spaces (SlimPajama: 13 characters)."""
     bands: int = Field(14, ge=1, le=1024)
     """Bands; documents that agree in one are linked."""
     rows: int = Field(8, ge=1, le=256)
@@ -91,12 +92,12 @@ class Deduplication:
     """Signatures in `sketch`; the rest is `tilth.data.curate.clusters`."""
 
     def __init__(self, config: Config) -> None:
-        self._minhash = MinHash(config.ngram, config.bands, config.rows, config.seed, config.unit == "characters")
+        self._minhash = MinHash(config.ngram, config.bands, config.rows, config.seed, config.unit)
         split = config.verify is not None or config.max_cluster is not None
         self.rules = clusters.Rules(
             name="near duplicate",
             keys=config.bands,
-            brief=config.bands * config.rows,
+            brief=self._minhash.shown,
             scope=config.scope,
             keep=config.keep,
             max_cluster=(1 if config.verify is not None else config.max_cluster) if split else None,

@@ -2,11 +2,13 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <vector>
 #ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
+#include "text_english.hpp"
 #include "unicode.hpp"
 #include "xxhash.hpp"
 
@@ -166,6 +168,48 @@ void normalise(const Tables& t, const Plain& plain, const uint8_t* begin, const 
     out.resize(w.out - out.data());
 }
 
+// Puts spaces between the tokens that spaCy's English rules cut words into. Most words are one token and are remembered
+// as such.
+class English {
+public:
+    explicit English(const english::Rules& rules) : rules_(rules), whole_(PLACES) {}
+
+    void part(std::vector<uint8_t>& text) {
+        parted_.clear();
+        const uint8_t *done = text.data(), *end = done + text.size();
+        for (const uint8_t* p = done; p < end;) {
+            const void* gap = std::memchr(p, ' ', end - p);
+            const uint8_t* stop = gap ? static_cast<const uint8_t*>(gap) : end;
+            const uint64_t h = xxhash::hash64(p, stop - p);
+            uint64_t& known = whole_[h % PLACES];
+            if (known != h) {
+                rules_.tokenize(p, stop - p, tokens_);
+                if (tokens_.size() == 1) {
+                    known = h;
+                } else {
+                    parted_.insert(parted_.end(), done, p);
+                    for (size_t i = 0; i < tokens_.size(); ++i) {
+                        if (i) parted_.push_back(' ');
+                        parted_.insert(parted_.end(), p + rules_.at[tokens_[i].start], p + rules_.at[tokens_[i].stop]);
+                    }
+                    done = stop;
+                }
+            }
+            p = stop + 1;
+        }
+        if (done == text.data()) return;
+        parted_.insert(parted_.end(), done, end);
+        text.swap(parted_);
+    }
+
+private:
+    static constexpr size_t PLACES = 1 << 14;
+    english::Rules rules_;  // a copy, as it has a memory that threads must not share
+    std::vector<uint64_t> whole_;
+    std::vector<english::Span> tokens_;
+    std::vector<uint8_t> parted_;
+};
+
 // Where each shingle of normalised text begins and ends: n words, or n characters.
 void shingles(const std::vector<uint8_t>& text, int n, bool characters, std::vector<uint32_t>& starts,
               std::vector<uint32_t>& stops) {
@@ -255,12 +299,20 @@ inline void minima(const uint64_t* hashes, size_t count, const uint64_t* a, cons
 
 extern "C" {
 
+// The rules of text_english.hpp from tables that must live as long.
+__attribute__((visibility("default"))) void* english_rules(const uint16_t* classes, const uint32_t* flags,
+                                                           const uint8_t* exceptions, int64_t size,
+                                                           const uint32_t* units, int64_t units_size) {
+    return new english::Rules(classes, flags, exceptions, size, units, units_size);
+}
+
 // texts [n] -> counts int64 [n] shingles of each; signatures uint64 [n, width] (or null), of which the first bands * rows
-// columns count; keys uint64 [n, bands]; brief uint16 [n, bands * rows]. Rows of texts without a shingle stay as they
-// were. `width` is bands * rows rounded up to 16; a and b uint64 [width].
+// columns count; keys uint64 [n, bands]; brief uint16 [n, shown]. Rows of texts without a shingle stay as they
+// were. `width` is bands * rows rounded up to 16; a and b uint64 [width]. `rules`:
+// of english_rules, or null where spaces alone part words.
 __attribute__((visibility("default"))) void minhash(
     const uint8_t* bytes, const int64_t* offsets, int64_t n, const uint32_t* what, const uint32_t* pool,
-    const uint8_t* combining, const uint8_t* sigma, int ngram, int characters, int bands, int rows, const uint64_t* a,
+    const uint8_t* combining, const uint8_t* sigma, const void* rules, int ngram, int characters, int bands, int rows, int shown, const uint64_t* a,
     const uint64_t* b, int64_t* counts, uint64_t* signatures, uint64_t* keys, uint16_t* brief) {
     const Tables tables{what, pool, combining, sigma};
     const Plain plain(tables);
@@ -268,10 +320,13 @@ __attribute__((visibility("default"))) void minhash(
     constexpr size_t BLOCK = 512, RECENT = 4096;
     std::vector<uint8_t> text;
     std::vector<uint32_t> starts, stops;
+    std::unique_ptr<English> english;
+    if (rules) english = std::make_unique<English>(*static_cast<const english::Rules*>(rules));
     std::vector<uint64_t> hashes, recent(RECENT);
     std::vector<int64_t> least(width);
     for (int64_t i = 0; i < n; ++i) {
         normalise(tables, plain, bytes + offsets[i], bytes + offsets[i + 1], text);
+        if (english) english->part(text);
         shingles(text, ngram, characters, starts, stops);
         counts[i] = starts.size();
         if (starts.empty()) continue;
@@ -294,20 +349,23 @@ __attribute__((visibility("default"))) void minhash(
         for (int band = 0; band < bands; ++band)
             keys[i * bands + band] =
                 xxhash::hash64(reinterpret_cast<const uint8_t*>(values + band * rows), 8 * rows, band);
-        for (int j = 0; j < functions; ++j) brief[i * functions + j] = uint16_t(values[j]);
+        for (int j = 0; j < shown; ++j) brief[i * shown + j] = uint16_t(values[j]);
     }
 }
 
 // Normalised texts: writes at most `room` bytes and returns how many there are; ends int64 [n].
 __attribute__((visibility("default"))) int64_t normalised(
     const uint8_t* bytes, const int64_t* offsets, int64_t n, const uint32_t* what, const uint32_t* pool,
-    const uint8_t* combining, const uint8_t* sigma, uint8_t* out, int64_t room, int64_t* ends) {
+    const uint8_t* combining, const uint8_t* sigma, const void* rules, uint8_t* out, int64_t room, int64_t* ends) {
     const Tables tables{what, pool, combining, sigma};
     const Plain plain(tables);
     std::vector<uint8_t> text;
+    std::unique_ptr<English> english;
+    if (rules) english = std::make_unique<English>(*static_cast<const english::Rules*>(rules));
     int64_t total = 0;
     for (int64_t i = 0; i < n; ++i) {
         normalise(tables, plain, bytes + offsets[i], bytes + offsets[i + 1], text);
+        if (english) english->part(text);
         if (total + int64_t(text.size()) <= room) std::memcpy(out + total, text.data(), text.size());
         total += text.size();
         ends[i] = total;

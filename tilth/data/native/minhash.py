@@ -1,7 +1,8 @@
 """MinHash signatures of texts as DataTrove defines them (spec 6.4): the plain form, and the compiled one.
 
 Text is lower-cased; numbers become 0, punctuation and white space one space, letters lose their marks (NFD without
-Mn). Shingles are n words joined by a space, or n characters; each is hashed by xxHash64; function j of h is
+Mn). Words are parted by spaces, and within them as spaCy's English rules do ("cannot", "id", "5 km" are two each), or
+not. Shingles are n words joined by a space, or n characters; each is hashed by xxHash64; function j of h is
 ((h a_j + b_j) mod 2^64) mod (2^61 - 1), where the wrap at 2^64 belongs to the definition; a signature holds the least
 value of each function. A text with fewer than n words (characters) has none.
 """
@@ -15,13 +16,13 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from tilth.core.native import Unavailable, load
 
-from . import unicode
+from . import english, unicode
 from .buffers import pointer, texts
 
 if TYPE_CHECKING:
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Unit = Literal["words", "spaced", "characters"]
+"""What a shingle is made of: words as spaCy has them, words between spaces, or characters."""
 PRIME = (1 << 61) - 1
+SHOWN = 256
+"""A brief signature has at most so many places: enough to tell a similarity to within 0.03."""
 _WRAP = (1 << 64) - 1
 SEPARATORS = ".,\u060c\u066b\u2396\u2397\u2398"
 """One of these between digits belongs to the number."""
@@ -60,13 +65,23 @@ def normalise(text: str) -> str:
     return " ".join(filter(None, text.split(" ")))
 
 
-def shingles(text: str, ngram: int, characters: bool = False) -> list[str]:
-    """The n-grams of a text, in order."""
+def words(text: str, spacy: bool = True) -> str:
+    """Normalised text with a space between all that counts as a word."""
     text = normalise(text)
-    if characters:
+    return (
+        " ".join(token for chunk in text.split(" ") if chunk for token in english.chunk_tokens(chunk))
+        if spacy
+        else text
+    )
+
+
+def shingles(text: str, ngram: int, unit: Unit = "words") -> list[str]:
+    """The n-grams of a text, in order."""
+    text = words(text, unit == "words")
+    if unit == "characters":
         return [text[i : i + ngram] for i in range(len(text) - ngram + 1)]
-    words = text.split(" ") if text else []
-    return [" ".join(words[i : i + ngram]) for i in range(len(words) - ngram + 1)]
+    parts = text.split(" ") if text else []
+    return [" ".join(parts[i : i + ngram]) for i in range(len(parts) - ngram + 1)]
 
 
 def xxh64(data: bytes, seed: int = 0) -> int:
@@ -131,7 +146,7 @@ class Sketches:
     keys: np.ndarray
     """uint64 [n, bands]: a hash of each band's values and its number."""
     brief: np.ndarray
-    """uint16 [n, bands * rows]: the low bits of the signature; two values agree by chance once in 65,536."""
+    """uint16 [n, shown]: the low bits of the signature's first values; two agree by chance once in 65,536."""
     signatures: np.ndarray | None = None
     """uint64 [n, bands * rows], where asked for."""
 
@@ -139,9 +154,10 @@ class Sketches:
 class MinHash:
     """Computes signatures; compiled where there is a compiler."""
 
-    def __init__(self, ngram: int, bands: int, rows: int, seed: int = 1, characters: bool = False) -> None:
-        self.ngram, self.bands, self.rows, self.characters = ngram, bands, rows, characters
+    def __init__(self, ngram: int, bands: int, rows: int, seed: int = 1, unit: Unit = "words") -> None:
+        self.ngram, self.bands, self.rows, self.unit = ngram, bands, rows, unit
         self.functions = bands * rows
+        self.shown = min(self.functions, SHOWN)
         self._a, self._b = parameters(self.functions, seed)
         wide = np.zeros(-(-self.functions // 16) * 16, np.uint64)
         self._wide = (wide.copy(), wide.copy())
@@ -152,12 +168,13 @@ class MinHash:
         n, library = len(column), _library()
         counts = np.zeros(n, np.int64)
         keys = np.zeros((n, self.bands), np.uint64)
-        brief = np.zeros((n, self.functions), np.uint16)
+        brief = np.zeros((n, self.shown), np.uint16)
         values = np.zeros((n, self._wide[0].size), np.uint64) if full else None
         if library is None:
             self._plain(column, counts, keys, brief, values)
         else:
-            where = [ctypes.c_int(int(x)) for x in (self.ngram, self.characters, self.bands, self.rows)]
+            numbers = (self.ngram, self.unit == "characters", self.bands, self.rows, self.shown)
+            where = [_rules() if self.unit == "words" else None, *(ctypes.c_int(int(x)) for x in numbers)]
             out: list[ctypes.c_void_p | None] = [pointer(self._wide[0]), pointer(self._wide[1]), pointer(counts)]
             out += [None if values is None else pointer(values), pointer(keys), pointer(brief)]
             given = texts(column)
@@ -168,7 +185,7 @@ class MinHash:
         self, column: pa.Array, counts: np.ndarray, keys: np.ndarray, brief: np.ndarray, values: np.ndarray | None
     ) -> None:
         for i, text in enumerate(column.to_pylist()):
-            found = shingles(text, self.ngram, self.characters)
+            found = shingles(text, self.ngram, self.unit)
             counts[i] = len(found)
             if not found:
                 continue
@@ -176,22 +193,25 @@ class MinHash:
             least = signature(hashes, self._a, self._b)
             for band, part in enumerate(least.reshape(self.bands, self.rows)):
                 keys[i, band] = xxh64(part.astype("<u8").tobytes(), band)
-            brief[i] = least.astype(np.uint16)
+            brief[i] = least[: self.shown].astype(np.uint16)
             if values is not None:
                 values[i, : self.functions] = least
 
 
-def normalised(column: pa.Array) -> list[str]:
-    """`normalise` of each text, compiled where there is a compiler."""
+def parted(column: pa.Array, spacy: bool = True) -> list[str]:
+    """`words` of each text, compiled where there is a compiler."""
     library = _library()
     if library is None:
-        return [normalise(text) for text in column.to_pylist()]
+        return [words(text, spacy) for text in column.to_pylist()]
     given = texts(column)
     ends = np.zeros(len(given), np.int64)
     room = 4 * int(given.offsets[-1] - given.offsets[0]) + 16
     out = np.zeros(room, np.uint8)
     library.normalised.restype = ctypes.c_int64
-    library.normalised(*given.pointers, *map(pointer, tables()), pointer(out), ctypes.c_int64(room), pointer(ends))
+    rules = _rules() if spacy else None
+    library.normalised(
+        *given.pointers, *map(pointer, tables()), rules, pointer(out), ctypes.c_int64(room), pointer(ends)
+    )
     return [out[s:e].tobytes().decode() for s, e in zip([0, *ends.tolist()], ends.tolist(), strict=False)]
 
 
@@ -265,7 +285,26 @@ def _sigma() -> np.ndarray:
 def _library() -> ctypes.CDLL | None:
     here = Path(__file__).parent
     try:
-        return load(here / "minhash.cpp", headers=[here / "unicode.hpp", here / "xxhash.hpp"])
+        headers = [here / name for name in ("unicode.hpp", "text_english.hpp", "xxhash.hpp")]
+        library = load(here / "minhash.cpp", headers=headers)
+        library.english_rules.restype = ctypes.c_void_p
+        return library
     except Unavailable as reason:
         log.warning("minhash works in plain Python, some hundred times slower: %s", reason)
         return None
+
+
+_KEPT: list[np.ndarray | bytes] = []
+"""What the rules point to."""
+
+
+@functools.cache
+def _rules() -> ctypes.c_void_p:
+    """English rules of the compiled form, which live as long as the process."""
+    library, exceptions, units = _library(), english.packed_exceptions(), english.packed_units()
+    assert library is not None
+    tables_ = english.classes(), unicode.flags()
+    _KEPT.extend([*tables_, exceptions, units])
+    sizes = ctypes.c_int64(len(exceptions)), ctypes.c_int64(len(units))
+    made = library.english_rules(*map(pointer, tables_), exceptions, sizes[0], pointer(units), sizes[1])
+    return ctypes.c_void_p(made)
