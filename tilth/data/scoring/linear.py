@@ -55,7 +55,7 @@ class Learning(Config):
     min_count: int = Field(1, ge=1)
     """A word that stands less often in the training texts has no row of its own."""
     label_weights: dict[str, float] = {}
-    """Label -> weight of its texts in the loss; 1 where none is given."""
+    """Label -> weight of its texts in the loss beside that of the others; 1 where none is given."""
     seed: int = 0
     """Of the initial weights and the order of texts."""
     held_out: float = Field(0.1, ge=0, lt=1)
@@ -194,6 +194,7 @@ def _fit(taught: Sequence[Example], labels: list[str], learning: Learning) -> tu
         input, output = np.zeros((len(used), dim), np.float32), np.eye(dim, dtype=np.float32)
     label = np.array([labels.index(e.label) for e in taught], np.int32)
     weight = np.array([learning.label_weights.get(e.label, 1.0) for e in taught], np.float32)
+    weight /= weight.mean()  # weights move the labels against each other, not the learning rate
     order = np.stack([_order(len(taught), learning.seed, e) for e in range(learning.epochs)])
     losses = linear_text.fit(
         compact.astype(np.int32), places, label, weight, order, learning.lr, input, output, fixed=not learning.dim
