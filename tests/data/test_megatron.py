@@ -1,5 +1,6 @@
 """Megatron's indexed datasets, against bytes written by hand from its format, and there and back again."""
 
+import hashlib
 import struct
 from pathlib import Path
 
@@ -126,3 +127,48 @@ def test_missing_files_and_a_taken_target(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     with pytest.raises(DataError, match="something here already"):
         import_megatron(prefix, tmp_path / "store", words("</s>", "</s>"))
+
+
+def test_the_specifications_golden_bytes(tmp_path: Path) -> None:
+    """Two documents in uint16: 82 bytes of index that begin as Megatron-LM writes them."""
+    writer = StoreWriter(tmp_path / "s", 300, "f", closed=False)
+    writer.extend(["x", "y"], [np.array([1, 2, 3]), np.array([4, 5])])
+    writer.close()
+    export_megatron(TokenStore.open(tmp_path / "s"), tmp_path / "m")
+    raw = (tmp_path / "m.idx").read_bytes()
+    assert len(raw) == 82
+    assert raw[34:58].hex() == "030000000200000000000000000000000600000000000000"
+    assert hashlib.sha256(raw).hexdigest().startswith("416ba3f8d9601192")
+
+
+@pytest.mark.parametrize(("max_tokens", "sizes"), [(1, [4, 1, 3, 2]), (4, [4, 4, 2]), (5, [5, 5]), (99, [10])])
+def test_several_files_out_and_in(tmp_path: Path, max_tokens: int, sizes: list[int]) -> None:
+    tokenizer = words("</s>", "</s>")
+    writer = StoreWriter(tmp_path / "s", 300, tokenizer.fingerprint, closed=True, shard_tokens=3)
+    for i, tokens in enumerate([[1, 5, 6, 7], [1], [1, 8, 9], [1, 10]]):
+        writer.add(str(i), tokens)
+    writer.close()
+    store = TokenStore.open(tmp_path / "s")
+    made = export_megatron(store, tmp_path / "out" / "m", max_tokens)
+    assert [p.name for p in made] == [f"m_{i:05d}" for i in range(len(sizes))]
+    assert [(p.parent / f"{p.name}.bin").stat().st_size // 2 for p in made] == sizes
+    for given in (made, tmp_path / "out"):
+        back = import_megatron(given, tmp_path / f"back{given == made}", tokenizer)
+        assert back.read(0, 10).tolist() == store.read(0, 10).tolist()
+        assert back.offsets.tolist() == store.offsets.tolist()
+    assert back.document_id(0) == "m_00000:0"
+    with pytest.raises(DataError, match="a file of this name is read already"):
+        import_megatron([made[0], made[0]], tmp_path / "twice", tokenizer)
+
+
+def test_small_pieces_and_an_empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_CHUNK", "_HELD"):
+        monkeypatch.setattr(f"tilth.data.megatron.{name}", 2)
+    test_bytes_written_by_hand(tmp_path, "</s>", [[1, 5, 6, 7], [1, 8, 9, 10]])
+    StoreWriter(tmp_path / "e", 300, "f", closed=True).close()
+    for limit in (None, 5):
+        (prefix,) = export_megatron(TokenStore.open(tmp_path / "e"), tmp_path / "m2", limit)
+        assert import_megatron(prefix, tmp_path / prefix.name / "in", words("</s>", "</s>")).num_documents == 0
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"no \.idx files"):
+        import_megatron(tmp_path / "none", tmp_path / "x", words("</s>", "</s>"))

@@ -11,119 +11,216 @@ are re-framed on the way, so that each side gets what it expects.
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from tilth.core.errors import DataError
-from tilth.core.rundir import fsync_dir, whole_dir, write_whole
+from tilth.core.rundir import fsync_dir, whole_dir
 
-from .store import StoreWriter, TokenStore, separators
+from .store import Framing, TokenStore
 from .tokenizer import Tokenizer
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEAD = struct.Struct("<9sQBQQ")
+_CHUNK = 1 << 20
+"""Entries of an index looked at together."""
+_HELD = 1 << 20
+"""Tokens held at once."""
 _DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 """Megatron's codes of integer types (6 and 7 are floats, which hold no tokens)."""
 
 
-def import_megatron(prefix: str | Path, target: str | Path, tokenizer: Tokenizer) -> TokenStore:
-    """Read `<prefix>.bin` and `<prefix>.idx` into a new token store at `target`.
+def import_megatron(prefix: str | Path | Sequence[str | Path], target: str | Path, tokenizer: Tokenizer) -> TokenStore:
+    """Read `<prefix>.bin` and `<prefix>.idx` into a new token store at `target`; of several prefixes, one behind the
+    other; of a folder, all in it, sorted by name.
 
     Begin and end tokens a document already has are replaced by the ones a store has. Document i gets the id
-    `<name of prefix>:<i>`. Raises DataError naming the file that is missing, damaged or holds other tokens than
-    `tokenizer`'s.
+    `<name of prefix>:<i>`. Memory: the files are mapped, some documents are held. Raises DataError naming the file that
+    is missing, damaged or holds other tokens than `tokenizer`'s, and for two prefixes of one name.
     """
-    prefix, target = Path(prefix), Path(target)
+    given = [prefix] if isinstance(prefix, str | Path) else list(prefix)
+    prefixes = [p for g in given for p in _prefixes(Path(g))]
+    target = Path(target)
     if target.exists():
         raise DataError("there is something here already.", where=str(target), fix="Name a new directory.")
-    bin_file, idx_file = _with(prefix, ".bin"), _with(prefix, ".idx")
-    dtype, lengths, pointers, documents = _read_index(idx_file)
-    size = bin_file.stat().st_size if bin_file.is_file() else -1
-    if size < 0:
-        raise DataError("this file is missing.", where=str(bin_file))
-    if ((pointers < 0) | (pointers > size - lengths * dtype.itemsize)).any():
-        what = f"the index points beyond this file's {size} bytes; it is cut short or belongs to another index."
-        raise DataError(what, where=str(bin_file))
-    raw = np.memmap(bin_file, np.uint8, "r") if size else np.empty(0, np.uint8)
-    head, tail, closed = separators(tokenizer)
+    twice = [p for i, p in enumerate(prefixes) if p.name in {q.name for q in prefixes[:i]}]
+    if twice:
+        raise DataError(
+            "a file of this name is read already, and names make the ids of documents.",
+            where=str(twice[0]),
+            fix="Rename one, or import it by itself.",
+        )
+    parts = [_Indexed.open(p) for p in prefixes]
+    framing = Framing(tokenizer)
     with whole_dir(target) as aside:
-        writer = StoreWriter(aside, tokenizer.vocab_size, tokenizer.fingerprint, closed)
-        for i in range(len(documents) - 1):
-            parts = [
-                raw[pointers[s] : pointers[s] + lengths[s] * dtype.itemsize].view(dtype)
-                for s in range(documents[i], documents[i + 1])
-            ]
-            tokens = np.concatenate([*parts, np.empty(0, dtype)])
-            first = len(tokens) > 0 and int(tokens[0]) == tokenizer.bos_id
-            last = len(tokens) > first and int(tokens[-1]) == tokenizer.eos_id
-            content = tokens[int(first) : len(tokens) - int(last)]
-            writer.add(f"{prefix.name}:{i}", np.concatenate([head, content, tail]))
+        writer = framing.writer(aside)
+        for part in parts:
+            ids: list[str] = []
+            held: list[np.ndarray] = []
+            size = 0
+            for i, tokens in enumerate(part.documents()):
+                ids.append(f"{part.name}:{i}")
+                held.append(framing.reframe(tokens))
+                size += len(tokens)
+                if size >= _HELD:
+                    writer.extend(ids, held)
+                    ids, held, size = [], [], 0
+            writer.extend(ids, held)
         writer.close()
     return TokenStore.open(target, tokenizer=tokenizer)
 
 
-def export_megatron(store: TokenStore, prefix: str | Path) -> None:
-    """Write a store as `<prefix>.bin` and `<prefix>.idx`, one sequence per document, separator last."""
-    bin_file, idx_file = _with(Path(prefix), ".bin"), _with(Path(prefix), ".idx")
+def export_megatron(store: TokenStore, prefix: str | Path, max_tokens: int | None = None) -> list[Path]:
+    """Write a store as `<prefix>.bin` and `<prefix>.idx`, one sequence per document, separator last; returns prefixes.
+
+    max_tokens  begin another pair of files, `<prefix>_00001` and so on, rather than hold more in one (a longer document
+                has a pair of its own); null: one pair without a number
+    Raises DataError for a packed store, whose documents are in pieces.
+    """
+    prefix = Path(prefix)
+    if store.packed:
+        raise DataError("these tokens are packed; documents in pieces cannot be exported.", where=str(store.path))
+    if max_tokens is None:
+        _export(store, 0, store.num_documents, prefix)
+        return [prefix]
+    made: list[Path] = []
+    start = 0
+    while start < store.num_documents or not made:
+        limit = int(store.offsets[start]) + max_tokens
+        stop = max(start + 1, int(np.searchsorted(store.offsets, limit, "right")) - 1)
+        stop = min(stop, store.num_documents)
+        made.append(_with(prefix, f"_{len(made):05d}"))
+        _export(store, start, stop, made[-1])
+        start = stop
+    return made
+
+
+def _export(store: TokenStore, start: int, stop: int, prefix: Path) -> None:
+    """Documents start to stop as one pair of files."""
+    bin_file, idx_file = _with(prefix, ".bin"), _with(prefix, ".idx")
     code = 8 if store.vocab_size <= 1 << 16 else 4
     dtype = np.dtype(_DTYPES[code])
-    lengths = np.diff(store.offsets)
-    if len(lengths) and lengths.max() > np.iinfo(np.int32).max:
+    offsets = store.offsets[start : stop + 1]
+    chunks = [(a, min(a + _CHUNK, len(offsets) - 1)) for a in range(0, len(offsets) - 1, _CHUNK)]
+    if any(int(np.diff(offsets[a : b + 1]).max()) > np.iinfo(np.int32).max for a, b in chunks):
         raise DataError(
             "a document has more than 2^31 tokens, which Megatron's index cannot hold.", where=str(store.path)
         )
     bin_file.parent.mkdir(parents=True, exist_ok=True)
-    aside = _with(Path(prefix), f".bin.{os.getpid()}.partial")
+    asides = [_with(prefix, f"{suffix}.{os.getpid()}.partial") for suffix in (".bin", ".idx")]
     try:
-        with aside.open("wb") as f:
-            for i in range(store.num_documents):
+        with asides[0].open("wb") as f:
+            for i in range(start, stop):
                 tokens = store.document(i)
                 f.write((np.roll(tokens, -1) if store.closed else tokens).astype(dtype).tobytes())
             f.flush()
             os.fsync(f.fileno())
+        with asides[1].open("wb") as f:
+            f.write(_HEAD.pack(_MAGIC, 1, code, len(offsets) - 1, len(offsets)))
+            for a, b in chunks:
+                f.write(np.diff(offsets[a : b + 1]).astype("<i4").tobytes())
+            for a, b in chunks:
+                f.write(((offsets[a:b] - offsets[0]) * dtype.itemsize).astype("<i8").tobytes())
+            for a in range(0, len(offsets), _CHUNK):
+                f.write(np.arange(a, min(a + _CHUNK, len(offsets)), dtype="<i8").tobytes())
+            f.flush()
+            os.fsync(f.fileno())
         idx_file.unlink(missing_ok=True)  # never a new .bin under an old index
-        aside.rename(bin_file)
+        asides[0].rename(bin_file)
+        asides[1].rename(idx_file)
     finally:
-        aside.unlink(missing_ok=True)
+        for aside in asides:
+            aside.unlink(missing_ok=True)
     fsync_dir(bin_file.parent)
-    parts = (
-        _HEAD.pack(_MAGIC, 1, code, len(lengths), len(lengths) + 1),
-        lengths.astype("<i4").tobytes(),
-        (store.offsets[:-1] * dtype.itemsize).astype("<i8").tobytes(),
-        np.arange(len(lengths) + 1, dtype="<i8").tobytes(),
-    )
-    write_whole(idx_file, b"".join(parts))
+
+
+class _Indexed(NamedTuple):
+    """A pair of files, mapped and checked."""
+
+    name: str
+    raw: np.ndarray
+    """The .bin, uint8."""
+    dtype: np.dtype
+    lengths: np.ndarray
+    """Tokens per sequence, int32 [n]."""
+    pointers: np.ndarray
+    """Byte at which each begins, int64 [n]."""
+    bounds: np.ndarray
+    """Sequence at which each document begins, and the end, int64 [d + 1]."""
+
+    @classmethod
+    def open(cls, prefix: Path) -> _Indexed:
+        """Raises DataError naming the file that is missing or damaged."""
+        bin_file, idx_file = _with(prefix, ".bin"), _with(prefix, ".idx")
+        dtype, lengths, pointers, bounds = _read_index(idx_file)
+        size = bin_file.stat().st_size if bin_file.is_file() else -1
+        if size < 0:
+            raise DataError("this file is missing.", where=str(bin_file))
+        for a in range(0, len(lengths), _CHUNK):
+            begin, tokens = pointers[a : a + _CHUNK], lengths[a : a + _CHUNK].astype(np.int64)
+            if ((begin < 0) | (begin > size - tokens * dtype.itemsize)).any():
+                what = f"the index points beyond this file's {size} bytes; it is cut short or belongs to another index."
+                raise DataError(what, where=str(bin_file))
+        raw = np.memmap(bin_file, np.uint8, "r") if size else np.empty(0, np.uint8)
+        return cls(prefix.name, raw, dtype, lengths, pointers, bounds)
+
+    def documents(self) -> Iterator[np.ndarray]:
+        """The tokens of each document."""
+        for a in range(0, len(self.bounds) - 1, _CHUNK):
+            bounds = self.bounds[a : a + _CHUNK + 1].tolist()
+            for first, last in itertools.pairwise(bounds):
+                places = zip(self.pointers[first:last].tolist(), self.lengths[first:last].tolist(), strict=True)
+                parts = [self.raw[p : p + n * self.dtype.itemsize].view(self.dtype) for p, n in places]
+                yield parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, self.dtype)])
 
 
 def _read_index(path: Path) -> tuple[np.dtype, np.ndarray, np.ndarray, np.ndarray]:
-    """dtype; tokens per sequence int64 [n]; byte offset per sequence int64 [n]; document index int64 [d + 1]."""
+    """dtype, lengths, pointers and bounds as `_Indexed` has them, mapped."""
     try:
-        raw = path.read_bytes()
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(_HEAD.size)
     except (FileNotFoundError, IsADirectoryError):
         raise DataError("this file is missing.", where=str(path)) from None
-    if raw[:9] != _MAGIC or len(raw) < _HEAD.size:
+    if head[:9] != _MAGIC or len(head) < _HEAD.size:
         raise DataError("this is no Megatron index (it must begin with MMIDIDX).", where=str(path))
-    _, version, code, num_sequences, num_bounds = _HEAD.unpack_from(raw)
+    _, version, code, num_sequences, num_bounds = _HEAD.unpack(head)
     if version != 1:
         raise DataError(f"this Megatron index has version {version}; only version 1 is known.", where=str(path))
     if code not in _DTYPES:
         raise DataError(f"this Megatron index has dtype code {code}, which holds no tokens.", where=str(path))
     expected = _HEAD.size + 12 * num_sequences + 8 * num_bounds
-    if len(raw) == expected + num_sequences and num_sequences:
+    if size == expected + num_sequences and num_sequences:
         raise DataError("this is a multimodal Megatron index; only text can be read.", where=str(path))
-    if len(raw) != expected:
-        raise DataError(f"this index has {len(raw)} bytes where its header asks for {expected}.", where=str(path))
+    if size != expected:
+        raise DataError(f"this index has {size} bytes where its header asks for {expected}.", where=str(path))
+    raw = np.memmap(path, np.uint8, "r")
     at = _HEAD.size
-    lengths = np.frombuffer(raw, "<i4", num_sequences, at).astype(np.int64)
-    pointers = np.frombuffer(raw, "<i8", num_sequences, at + 4 * num_sequences)
-    bounds = np.frombuffer(raw, "<i8", num_bounds, at + 12 * num_sequences)
-    whole = num_bounds >= 1 and bounds[0] == 0 and bounds[-1] == num_sequences and (np.diff(bounds) >= 0).all()
-    if not whole or (lengths < 0).any():
+    lengths = raw[at : at + 4 * num_sequences].view("<i4")
+    pointers = raw[at + 4 * num_sequences : at + 12 * num_sequences].view("<i8")
+    bounds = raw[at + 12 * num_sequences :].view("<i8")
+    whole = num_bounds >= 1 and bounds[0] == 0 and bounds[-1] == num_sequences
+    chunks = range(0, max(num_sequences, num_bounds), _CHUNK)
+    rising = all((np.diff(bounds[a : a + _CHUNK + 1]) >= 0).all() for a in chunks)
+    if not whole or not rising or any((lengths[a : a + _CHUNK] < 0).any() for a in chunks):
         raise DataError("this index is damaged: its documents do not span its sequences.", where=str(path))
     return np.dtype(_DTYPES[code]), lengths, pointers, bounds
+
+
+def _prefixes(path: Path) -> list[Path]:
+    """The prefixes a path stands for. Raises DataError for a folder without an index."""
+    if not path.is_dir() or _with(path, ".idx").exists():
+        return [path]
+    found = [p.with_suffix("") for p in sorted(path.glob("*.idx"))]
+    if not found:
+        raise DataError("this folder holds no .idx files.", where=str(path))
+    return found
 
 
 def _with(prefix: Path, suffix: str) -> Path:

@@ -264,6 +264,16 @@ class Framing:
         self._tokenizer = tokenizer
         self._head, self._tail, self.closed = separators(tokenizer)
 
+    def frame(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens of a text as those of a document."""
+        return np.concatenate([self._head, tokens, self._tail])
+
+    def reframe(self, tokens: np.ndarray) -> np.ndarray:
+        """The same of tokens that may have a begin and an end token, which are replaced."""
+        first = len(tokens) > 0 and int(tokens[0]) == self._tokenizer.bos_id
+        last = len(tokens) > first and int(tokens[-1]) == self._tokenizer.eos_id
+        return self.frame(tokens[int(first) : len(tokens) - int(last)])
+
     def writer(self, path: Path) -> StoreWriter:
         """A writer of a store of this tokenizer's tokens."""
         return StoreWriter(path, self._tokenizer.vocab_size, self._tokenizer.fingerprint, self.closed)
@@ -275,7 +285,7 @@ class Framing:
         for start, stop in _pieces(batch.column("text")):
             texts = batch.column("text").slice(start, stop - start)
             tokens = self._tokenizer.encode_column(texts, threads)
-            writer.extend(ids[start:stop], [np.concatenate([self._head, t, self._tail]) for t in tokens])
+            writer.extend(ids[start:stop], [self.frame(t) for t in tokens])
             num_bytes += pc.sum(pc.binary_length(texts)).as_py() or 0
         return num_bytes
 
