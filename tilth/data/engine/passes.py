@@ -36,6 +36,7 @@ from tilth.data.curate import steps
 from tilth.data.curate.steps import Signals
 from tilth.data.document import SCHEMA, excerpt
 from tilth.data.reading import Unreadable
+from tilth.data.reading import Unreadable
 
 from .across import SKETCH, Space
 from .files import Writer, read

@@ -25,6 +25,8 @@ KEYS = ("title", "paper", "claim", "baseline", "check", "needs", "excludes")
 """What every card says."""
 LEARNING = ("optim", "objective", "weights", "attention", "feedforward", "embedding", "position", "precision")
 """Areas whose techniques are tried in a learner of their own."""
+DOCUMENTS = ("signal", "curate", "extract")
+"""Areas whose techniques are tried on a mixed bag of documents."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ def cases(identity: str) -> Iterator[Case]:
             from . import schedules
 
             found = schedules.cases(identity)
+        elif area in DOCUMENTS:
+            from . import documents
+
+            found = documents.cases(identity)
         elif area in LEARNING:
             from . import learning
 
