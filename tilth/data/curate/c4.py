@@ -28,7 +28,7 @@ CARD = {
     "paper": "arXiv:1910.10683",
     "claim": "Lines that are no sentences are taken out; pages of too few others, of filler or of code are left out.",
     "baseline": "",
-    "check": "Verdict, reason and text equal DataTrove's at planted boundaries (tests/data/test_text_signals.py) and on "
+    "check": "Verdict, reason and text equal DataTrove's at planted limits (tests/data/test_text_signals.py) and on "
     "the shared corpora (bench/data_agreement.py).",
     "needs": [],
     "excludes": [],

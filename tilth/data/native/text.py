@@ -41,7 +41,8 @@ FAMILIES = {
     ).split(),
     "fineweb": "tokens fw_lines fw_punctuated fw_short fw_dup_chars newlines".split(),
     "c4": (
-        "c4_lines c4_kept c4_long_word c4_no_end c4_few_words c4_javascript c4_policy c4_citations c4_sentences c4_stopped"
+        "c4_lines c4_kept c4_long_word c4_no_end c4_few_words c4_javascript c4_policy c4_citations c4_sentences "
+        "c4_stopped"
     ).split(),
 }
 """Family -> its counts; each has `chars` besides."""
