@@ -49,8 +49,9 @@ LIMITS = {"signals": 1 << 30, "tokens": 1 << 30, "whole": 2 << 30}
 """Bytes of memory to stay under."""
 FILTERS = ["gopher_quality", "c4", "fineweb"]
 """The steps that are DataTrove's three filters."""
-SIGNALS = ["gopher_quality", "gopher_repetition", "c4", "fineweb", "refinedweb", "redpajama"]
-"""All signals of these are computed in one pass."""
+RULES = ["gopher_quality", "gopher_repetition", "c4", "fineweb", "refinedweb"]
+"""The steps whose verdicts are given on every document, with all signals they read and SIGNALS beside them."""
+SIGNALS = ["redpajama"]
 SCALE = (1, 3, 10)
 VOCABULARY = 32_000
 TASKS = 2
@@ -70,11 +71,11 @@ def signals(folder: Path, work: Path, tokenizer: str) -> dict[str, Any]:
     with multiprocessing.get_context("fork").Pool(TASKS) as pool:
         counts = pool.map(_judge_files, shares, chunksize=1)
     seconds = time.perf_counter() - begin
-    kept: dict[str, int] = {}
+    total: dict[str, Any] = {}
     for count in counts:
         for name, n in count.items():
-            kept[name] = kept.get(name, 0) + n
-    return {"seconds": seconds, "counts": kept}
+            total[name] = max(n, total.get(name, 0)) if name == "columns" else n + total.get(name, 0)
+    return {"seconds": seconds, "counts": total}
 
 
 _BUILT: dict[str, Any] = {}
@@ -88,7 +89,7 @@ def _warm() -> None:
     from tilth.data.curate import steps
 
     if not _STEPS:
-        _STEPS.extend((name, resolve("curate", name).build()) for name in FILTERS)
+        _STEPS.extend((name, resolve("curate", name).build()) for name in RULES)
         wanted = [need for _, step in _STEPS for need in steps.needs(step)]
         wanted += [resolve("signal", name) for name in SIGNALS]
         _CONFIGS.extend({steps.signal_key(c): c for c in wanted}.values())
@@ -96,29 +97,41 @@ def _warm() -> None:
             _BUILT[steps.signal_key(config)] = config.build()
 
 
-def _judge_files(files: list[str]) -> dict[str, int]:
+def _judge_files(files: list[str]) -> dict[str, Any]:
     import tempfile
 
     from tilth.core.technique import resolve
     from tilth.data.curate import steps
     from tilth.data.document import Ledger
 
-    counts = {"documents": 0, "columns": 0} | {name: 0 for name, _ in _STEPS} | {"all": 0}
+    counts: dict[str, Any] = {"documents": 0, "columns": 0} | {name: 0 for name, _ in _STEPS} | {"all": 0}
+    counts |= {f"cpu {what}": 0.0 for what in ("read", "signals", "verdicts")}
     if not files:
         return counts
+    clock = time.process_time()
+
+    def spent(what: str) -> None:
+        nonlocal clock
+        counts[f"cpu {what}"] += time.process_time() - clock
+        clock = time.process_time()
+
     with tempfile.TemporaryDirectory() as aside, Ledger(Path(aside) / "quarantine.jsonl") as ledger:
         source = resolve("source", {"use": "files", "path": files, "id_field": "id"})
         for batch in source.read(ledger.of("crawl")):
+            spent("read")
             found = steps.Signals(batch, _BUILT)
             columns = found.get(_CONFIGS)
+            spent("signals")
             counts["columns"] = columns.num_columns
             counts["documents"] += batch.num_rows
             every = None
             for name, step in _STEPS:
                 keep = steps.judge(step, found).keep
                 counts[name] += int(keep.sum())
-                every = keep if every is None else every & keep
+                if name in FILTERS:
+                    every = keep if every is None else every & keep
             counts["all"] += int(every.sum()) if every is not None else 0
+            spent("verdicts")
     return counts
 
 
@@ -157,8 +170,13 @@ def tokens(folder: Path, work: Path, tokenizer: str) -> dict[str, Any]:
 
 def whole(folder: Path, work: Path, tokenizer: str) -> dict[str, Any]:
     """Everything."""
-    steps = [*FILTERS, "minhash"]
-    return _run(_recipe(folder, "whole", signals=SIGNALS, steps=steps, tokens=_tokens(tokenizer)), work)
+    from tilth.core.technique import dump, resolve
+    from tilth.data.curate import steps
+
+    wanted = {steps.signal_key(c): dump(c) for rule in RULES for c in steps.needs(resolve("curate", rule).build())}
+    kept = [*wanted.values(), *SIGNALS]
+    done = [*FILTERS, "minhash"]
+    return _run(_recipe(folder, "whole", signals=kept, steps=done, tokens=_tokens(tokenizer)), work)
 
 
 def _tokens(tokenizer: str) -> dict[str, Any]:
