@@ -1,5 +1,7 @@
 """Byte-level BPE at several times the library's speed, with the same ids: each distinct word is encoded once.
 
+The plain form of `tilth.data.native.bpe`, for machines without a compiler.
+
 Byte-level tokenizers cut text into words by a regular expression and encode each word by itself. For the expressions
 of GPT-2 and GPT-4 (those of Llama 3, Qwen and `tokenizer.bpe` differ from these only in how digits are grouped), text
 in common alphabets is cut here by Python's `re`, with \\s, \\p{L} and \\p{N} spelt out for these alphabets; the ids
@@ -15,17 +17,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-_DIGITS = re.compile(r"\\p\{N\}(\+|\{1,\d+\})?(?=\|)")
+_DIGITS = re.compile(r"\\p\{N\}(\+|\{1,(\d+)\})?(?=\|)")
 _KNOWN = {
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": True,
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": True,
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|"
+    r"\s+": False,
 }
-"""Expressions, with their digits as a bare \\p{N}."""
+"""Expression, with its digits as a bare \\p{N} -> is it GPT-2's, not GPT-4's."""
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SPACE = r"\t-\r \x85\xa0"
 _DIGIT = r"0-9²³¹¼-¾"
@@ -43,6 +46,35 @@ _FIRST_END = re.compile(r"(?<=[A-Za-z0-9])(?=\s)", re.ASCII)
 _LAST_END = re.compile(r"(?s:.*)[A-Za-z0-9](?=\s)", re.ASCII)
 
 Encode = Callable[[Sequence[str]], list[np.ndarray]]
+
+
+class Expression(NamedTuple):
+    """How a byte-level tokenizer cuts text into words."""
+
+    pattern: str
+    gpt2: bool
+    """Whether by GPT-2's expression; else by GPT-4's."""
+    digits: int
+    """Most digits in a word; 0: any number."""
+
+
+def expression(parsed: dict[str, Any]) -> Expression | None:
+    """The expression of a tokenizer.json that is byte-level BPE and whose words are encoded each by itself; None for
+    any other kind."""
+    model = parsed["model"]
+    pattern = _pattern(parsed)
+    digits, gpt2 = _DIGITS.search(pattern), _KNOWN.get(_DIGITS.sub(r"\\p{N}", pattern))
+    known = (
+        digits is not None
+        and gpt2 is not None
+        and model.get("type", "BPE") == "BPE"  # GPT-2's own file states none
+        and "merges" in model
+        and not any(model.get(k) for k in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
+    )
+    if not known:
+        return None
+    assert digits is not None and gpt2 is not None
+    return Expression(pattern, gpt2, 1 if not digits[1] else 0 if digits[1] == "+" else int(digits[2]))
 
 
 class WordCache:
@@ -66,18 +98,14 @@ class WordCache:
     @classmethod
     def for_tokenizer(cls, parsed: dict[str, Any], encode: Encode) -> WordCache | None:
         """The cache of a tokenizer.json, or None if it is not of a kind known to be cut like this."""
-        pattern = _pattern(parsed)
-        model, added = parsed["model"], parsed.get("added_tokens") or []
+        found, added = expression(parsed), parsed.get("added_tokens") or []
         plain = [t["content"] for t in added if not t["special"]]  # tokens that are found in text before it is cut
         known = (
-            pattern is not None
-            and _DIGITS.sub(r"\\p{N}", pattern) in _KNOWN
-            and model.get("type") == "BPE"
-            and not any(model.get(k) for k in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
+            found is not None
             and (parsed.get("normalizer") or {"type": "NFC"}) == {"type": "NFC"}  # which leaves common text alone
             and all(t.isascii() for t in plain)
         )
-        return cls(pattern, plain, encode) if known and pattern is not None else None
+        return cls(found.pattern, plain, encode) if known and found is not None else None
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each text, uint32 [n]."""
@@ -99,20 +127,20 @@ class WordCache:
         return np.array(list(chain.from_iterable(map(self._ids.__getitem__, words))), np.uint32)
 
 
-def _pattern(parsed: dict[str, Any]) -> str | None:
-    """The expression of a byte-level pre-tokenizer that neither adds a space nor removes anything."""
+def _pattern(parsed: dict[str, Any]) -> str:
+    """The expression of a byte-level pre-tokenizer that neither adds a space nor removes anything, or ""."""
     match parsed.get("pre_tokenizer"):
-        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:
+        case {"type": "ByteLevel", "add_prefix_space": False, **rest} if rest.get("use_regex", True):
             return _GPT2
         case {
             "type": "Sequence",
             "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False},
+                {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": behavior, "invert": invert},
                 {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
             ],
-        }:
+        } if (behavior, invert) in (("Isolated", False), ("Removed", True)):  # the same, as it matches everything
             return pattern
-    return None
+    return ""
 
 
 def _runs(text: str) -> Iterator[tuple[bool, str]]:

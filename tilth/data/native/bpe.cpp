@@ -242,48 +242,47 @@ struct Model {
         return n;
     }
 
-    // The same with a queue, O(n log n).
-    i64 merge_long(const u8* p, i64 n, u32* out) const {
-        struct Node { u32 id; i64 before, after; };
+    // The same with a queue, O(n log n); n < 2^32 - 1.
+    i64 merge_long(const u8* p, u32 n, u32* out) const {
+        struct Node { u32 id, before, after; };  // neighbours, NONE at the ends; id NONE once merged into the left one
         struct Pair {
-            u32 rank, id;
-            i64 at;
+            u32 rank, id, at;
             bool operator<(const Pair& o) const { return rank != o.rank ? rank > o.rank : at > o.at; }
         };
         std::vector<Node> nodes(n);
         std::vector<Pair> pairs;
-        auto look = [&](i64 i, auto&& push) {
-            if (nodes[i].after < 0) return;
+        auto look = [&](u32 i, auto&& push) {
+            if (nodes[i].after == NONE) return;
             const auto& found = merges.find(nodes[i].id, nodes[nodes[i].after].id);
             if (found.rank != NONE) push(Pair{found.rank, found.id, i});
         };
-        for (i64 i = 0; i < n; i++) nodes[i] = {byte_ids[p[i]], i - 1, i + 1 < n ? i + 1 : -1};
-        for (i64 i = 0; i < n; i++) look(i, [&](Pair x) { pairs.push_back(x); });
+        for (u32 i = 0; i < n; i++) nodes[i] = {byte_ids[p[i]], i ? i - 1 : NONE, i + 1 < n ? i + 1 : NONE};
+        for (u32 i = 0; i < n; i++) look(i, [&](Pair x) { pairs.push_back(x); });
         std::priority_queue<Pair> queue({}, std::move(pairs));
         while (!queue.empty()) {
             const Pair top = queue.top();
             queue.pop();
             Node& left = nodes[top.at];
-            if (left.id == NONE || left.after < 0) continue;
+            if (left.id == NONE || left.after == NONE) continue;
             Node& right = nodes[left.after];
             const auto& now = merges.find(left.id, right.id);
             if (now.rank == NONE || now.id != top.id) continue;  // one of the two was merged meanwhile
             left.id = top.id;
             right.id = NONE;
             left.after = right.after;
-            if (left.after >= 0) nodes[left.after].before = top.at;
-            if (left.before >= 0) look(left.before, [&](Pair x) { queue.push(x); });
+            if (left.after != NONE) nodes[left.after].before = top.at;
+            if (left.before != NONE) look(left.before, [&](Pair x) { queue.push(x); });
             look(top.at, [&](Pair x) { queue.push(x); });
         }
         i64 made = 0;
-        for (i64 i = 0; i >= 0; i = nodes[i].after) out[made++] = nodes[i].id;
+        for (u32 i = 0; i != NONE; i = nodes[i].after) out[made++] = nodes[i].id;
         return made;
     }
 
     i64 merge(const u8* p, i64 n, Cache& c, u32* out) const {
         if (ignore_merges)
             if (const u32 id = words.find(p, n); id != NONE) return *out = id, 1;
-        return n <= 128 ? merge_short(p, n, c, out) : merge_long(p, n, out);
+        return n <= 128 ? merge_short(p, n, c, out) : merge_long(p, static_cast<u32>(n), out);
     }
 
     // Ids of one word; `readable` is the end of the whole buffer.

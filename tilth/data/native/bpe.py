@@ -5,7 +5,7 @@ differ from these in how digits are grouped). What a letter, a number and white 
 regular expressions once, so both sides agree whatever version of Unicode they carry. Text that a normaliser to NFC
 might change is normalised by the library first. About any other tokenizer `Encoder.for_tokenizer` gives None.
 
-One text in 10^4, chosen by its hash, is encoded by the library as well; a difference raises.
+One text in 10^4, chosen by its hash, is encoded by the library as well and decoded; a difference raises.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import functools
 import hashlib
 import itertools
 import os
-import re
 import unicodedata
 import weakref
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ import tokenizers
 
 from tilth.core.errors import DataError
 from tilth.core.native import load
+from tilth.data.words import Expression, expression
 
 from .buffers import Texts, pointer
 from .unicode import cached
@@ -34,20 +34,12 @@ from .unicode import cached
 _HERE = Path(__file__).parent
 _SPARE = 8
 """Places of the output per text beyond one per byte."""
+_PER_THREAD = 1 << 16
+"""Bytes of text that are worth a thread."""
 _PLANES = 0x40000
 """Beyond these planes no character is a letter, a number or white space."""
 CHECKED = 10_000
 """One text in so many is encoded by the library too."""
-
-_DIGITS = re.compile(r"\\p\{N\}(\+|\{1,(\d+)\})?(?=\|)")
-_EXPRESSIONS = {
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": True,
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": True,
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|"
-    r"\s+": False,
-}
-"""Expression, with its digits as a bare \\p{N} -> is it GPT-2's, not GPT-4's."""
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 Encode = Callable[[Sequence[str]], list[np.ndarray]]
 
@@ -55,13 +47,15 @@ Encode = Callable[[Sequence[str]], list[np.ndarray]]
 class Encoder:
     """Encodes texts as the library does. Safe to use from several threads at once."""
 
-    def __init__(self, parsed: dict[str, Any], gpt2: bool, digits: int, library: Encode, backend: Any, where: str):
+    def __init__(self, parsed: dict[str, Any], cut: Expression, library: Encode, backend: Any, where: str) -> None:
         """`parsed` is a tokenizer.json that `for_tokenizer` accepts. Raises Unavailable without a compiler."""
         self._lib = load(_HERE / "bpe.cpp", [_HERE / "unicode.hpp"], ["-pthread"])
         self._lib.bpe_new.restype = ctypes.c_void_p
         self._library, self._where = library, where
         nfc = bool(_normalizers(parsed))
         self._normalize = backend.normalizer.normalize_str if nfc else None
+        lossless = not nfc and (parsed.get("decoder") or {}).get("type") == "ByteLevel"
+        self._decode = backend.decode if lossless else None
         self._classes = _classes(nfc)  # read by the compiled side as long as this lives
         vocab, alphabet = parsed["model"]["vocab"], _alphabet()
         byte_ids = np.array([vocab[alphabet[b]] for b in range(256)], np.uint32)
@@ -73,7 +67,7 @@ class Encoder:
             of = {c: b for b, c in enumerate(alphabet)}
             whole = {bytes(of[c] for c in w): i for w, i in vocab.items() if w and all(c in of for c in w)}
             words, word_ids = _joined(list(whole)), np.fromiter(whole.values(), np.uint32, len(whole))
-        make = (ctypes.c_int(x) for x in (gpt2, digits, ignore))
+        make = (ctypes.c_int(x) for x in (cut.gpt2, cut.digits, ignore))
         tables = map(pointer, (self._classes, byte_ids, merges))
         self._model = ctypes.c_void_p(
             self._lib.bpe_new(
@@ -96,25 +90,15 @@ class Encoder:
         library  encodes texts with `backend`, the same tokenizer as the library has it
         Raises Unavailable without a compiler.
         """
-        pattern, model = split_pattern(parsed), parsed["model"]
-        added = parsed.get("added_tokens") or []
-        digits = _DIGITS.search(pattern or "")
-        gpt2 = _EXPRESSIONS.get(_DIGITS.sub(r"\\p{N}", pattern or ""))
+        found, added = expression(parsed), parsed.get("added_tokens") or []
         known = (
-            digits is not None
-            and gpt2 is not None
-            and model.get("type") == "BPE"
-            and not any(model.get(k) for k in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
-            and all(c in model["vocab"] for c in _alphabet())
+            found is not None
+            and all(c in parsed["model"]["vocab"] for c in _alphabet())
             and _normalizers(parsed) in ([], ["NFC"])
             and not any(t.get(flag) for t in added if not t["special"] for flag in ("single_word", "lstrip", "rstrip"))
             and all(t["content"].isascii() for t in added)
         )
-        if not known:
-            return None
-        assert digits is not None and gpt2 is not None
-        most = 1 if not digits[1] else 0 if digits[1] == "+" else int(digits[2])
-        return cls(parsed, gpt2, most, library, backend, where)
+        return cls(parsed, found, library, backend, where) if known and found is not None else None
 
     def encode_batch(self, texts: Sequence[str], threads: int | None = None) -> list[np.ndarray]:
         """Token ids of each text, uint32 [n], on `threads` threads (None: as many as there are cores).
@@ -130,11 +114,12 @@ class Encoder:
 
     def encode(self, texts: Texts, threads: int | None = None) -> list[np.ndarray]:
         """The same of texts in a buffer of valid UTF-8."""
-        threads = threads or num_threads()
+        size = int(texts.offsets[-1] - texts.offsets[0])
+        threads = min(threads or num_threads(), 1 + size // _PER_THREAD)
         ids, counts = self._run(texts, threads, self._normalize is not None)
         if (counts < 0).any():
             self._unstable(texts, np.flatnonzero(counts < 0).tolist(), ids, threads)
-        raw, offsets = memoryview(texts.bytes), texts.offsets.tolist()
+        raw, offsets = memoryview(texts.bytes.data), texts.offsets.tolist()
         for i, (a, b) in enumerate(itertools.pairwise(offsets)):
             if _is_checked(raw[a:b]):
                 self._check(bytes(raw[a:b]).decode(), ids[i])
@@ -170,6 +155,9 @@ class Encoder:
                 where=self._where,
                 fix="Set TILTH_NATIVE=0 to do without it, and report this text.",
             )
+        if self._decode and self._decode(ids.tolist(), skip_special_tokens=False) != text:
+            what = f"tokens do not decode to the text they were made of, which begins {text[:80]!r}."
+            raise DataError(what, where=self._where)
 
 
 def num_threads() -> int:
@@ -177,22 +165,6 @@ def num_threads() -> int:
     if os.environ.get("TOKENIZERS_PARALLELISM", "").lower() in ("0", "false", "off", "no"):
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def split_pattern(parsed: dict[str, Any]) -> str | None:
-    """The expression of a byte-level pre-tokenizer that neither adds a space nor removes anything."""
-    match parsed.get("pre_tokenizer"):
-        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:
-            return _GPT2
-        case {
-            "type": "Sequence",
-            "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": behavior, "invert": invert},
-                {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
-            ],
-        } if (behavior, invert) in (("Isolated", False), ("Removed", True)):
-            return pattern
-    return None
 
 
 def _normalizers(parsed: dict[str, Any]) -> list[Any]:
@@ -239,8 +211,8 @@ def _kinds() -> np.ndarray:
     codes = np.array([c for c in range(_PLANES) if not 0xD800 <= c < 0xE000])
     text = "".join(map(chr, codes))
     table = np.zeros(0x110000, np.uint8)
-    for bit, expression in enumerate((r"\p{L}+", r"\p{N}+", r"\s+")):
-        split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(expression), "removed", invert=True)
+    for bit, one in enumerate((r"\p{L}+", r"\p{N}+", r"\s+")):
+        split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(one), "removed", invert=True)
         for _, (start, stop) in split.pre_tokenize_str(text):
             table[codes[start:stop]] |= np.uint8(1 << bit)
     return table
