@@ -15,7 +15,7 @@ n-grams, so that 23 words in a row kill a document (`hits: ngrams`). palm: Chowd
 Touvron et al. 2023, section A.6, in words instead of tokens. llama3: Dubey et al. 2024, section 5.1.4. dolma: Soldaini
 et al. 2024 (paragraphs are compared themselves instead of a Bloom filter, words are those between spaces). datatrove:
 its `NGramsDecont` filters, where n-grams that reach from the question into the answer count and those of the question
-alone do not; words are those between spaces after its normalisation.
+alone do not; words are those of spaCy's English rules after its normalisation.
 
 What was found is in the document's metadata, `contamination`: a list of {set, item (its line), words (from, to: of the
 item), size (words of the item), start, stop (characters of the document before this step), text}. `Decontaminate.met()`
@@ -193,7 +193,7 @@ class Decontaminate:
         """The words of a text as the rule compares them."""
         if self._form != "normal":
             return ngrams.words(text, self._form == "bare")
-        # The normalisation never reaches across white space, so each stretch between spaces is done by itself.
+        # Normalisation and spaCy never reach across white space, so each stretch between spaces is done by itself.
         return [
             Word(word, chunk.start, chunk.stop)
             for chunk in ngrams.words(text, False)
@@ -236,7 +236,7 @@ class Decontaminate:
 
     def _flag(self, column: pa.Array) -> np.ndarray:
         if self._form == "normal":
-            column = pa.array(minhash.normalised(column), pa.large_string())
+            column = pa.array(minhash.parted(column), pa.large_string())
         return ngrams.flag(texts(column), self._form == "bare", self.index.length, self.index.keys)
 
     def _extend(self, item: int, place: int, first: int, words: list[str]) -> int:
@@ -309,7 +309,7 @@ class Decontaminate:
         return [Edit(row, a, b, rule, text[a:b], p) for (a, b), p in zip(gone, put, strict=True)], hits
 
 
-_normalise = functools.lru_cache(1 << 18)(minhash.normalise)
+_normalise = functools.lru_cache(1 << 18)(minhash.words)
 
 
 def _union(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -40,6 +40,8 @@ from tilth.data.native import substring as native
 from tilth.data.native.buffers import texts
 from tilth.data.native.substring import Words
 
+from . import clusters
+
 if TYPE_CHECKING:
     from tilth.data.engine.across import Space
     from tilth.data.engine.tasks import Task
@@ -71,8 +73,8 @@ class Config(BaseConfig):
     """drop_document: documents go whose share of words that repeat earlier text is greater."""
     min_left: int = Field(50, ge=0)
     """Words; documents that are cut to fewer are dropped."""
-    scope: Literal["global", "source"] = "global"
-    """Copies are looked for among all sources, or within each."""
+    scope: str = "global"
+    """Where copies are looked for: global, within each source, or within each value of a metadata field ("dump")."""
     bucket_bytes: int = Field(128_000_000, gt=0)
     """Bytes of hashes compared at a time; a worker holds about five times as much. Changes no outcome."""
 
@@ -93,8 +95,7 @@ class Substring:
         """row uint32, salt uint64, words large_binary (uint64 each, little-endian) of the documents long enough."""
         words = self._words(batch.column("text"))
         rows = np.flatnonzero(np.diff(words.offsets) >= self._config.length)
-        sources = batch.column("source").to_pylist() if self._config.scope == "source" else []
-        salts = [hashing.of_bytes(sources[row].encode()) if sources else 0 for row in rows]
+        salts = clusters.scopes(batch, self._config.scope)[rows]
         blob = pa.LargeBinaryArray.from_buffers(
             pa.large_binary(), batch.num_rows, [None, pa.py_buffer(words.offsets * 8), pa.py_buffer(words.hashes)]
         )
