@@ -272,7 +272,7 @@ def test_planted_gopher_quality() -> None:
     assert drop(prose(80) + " 1234" * 20, prose(79) + " 1234" * 21) == ["", "gopher_below_alpha_threshold"]
     filler = "word " * 60
     assert drop(filler + "The Of", filler + "the", filler + "the of") == ["gopher_enough_stop_words"] * 2 + [""]
-    assert drop("", "x", min_words=None) == ["gopher_enough_stop_words"] * 2
+    assert drop("", "word", min_words=None) == ["gopher_enough_stop_words"] * 2
     assert drop("", min_words=None, min_stop_words=None) == [""]
 
 

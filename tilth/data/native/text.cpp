@@ -122,6 +122,7 @@ private:
     grams::Grams grams_;
     grams::Counter seen_;
     Line line_;
+    bool open_;  // a line has begun and not ended
     unsigned stop_words_;
     std::vector<Piece> kept_;
     std::vector<Dropped> dropped_;
@@ -129,65 +130,82 @@ private:
     std::string lower_;
 
     void words() {
-        const bool c4 = o_.families & C4, repetition = o_.families & REPETITION;
-        const uint8_t* p = text_;
-        bool open = false;  // a line that has begun and not ended
+        // Some chunks are found ahead, so that their sums are on their way to the cache when they are needed.
+        struct Ahead { chunks::Key key; const uint8_t *stop, *next; } ahead[16];
         line_ = Line{};
+        open_ = false;
+        const uint8_t* p = spaces(text_);
+        white(text_, p);
         while (p < end_) {
-            const uint8_t* q = chunks_.chunk_end(p, end_);
-            if (q > p) {
-                const Chunk& c = chunks_.get(p, q - p, buffer_end_);
-                out_[TOKENS] += c.tokens;
-                out_[WORDS] += c.words;
-                out_[WORD_CHARS] += c.word_chars;
-                out_[ALPHA_WORDS] += c.letters;
-                out_[HASHES] += c.hashes;
-                out_[ELLIPSES] += c.dots;
-                stop_words_ |= c.stops;
-                if (repetition) {
-                    const chunks::Token* t = chunks_.tokens();
-                    for (uint32_t i = 0; i < c.tokens; i++) grams_.add(t[i]);
-                }
-                if (!line_.words++) line_.first = p;
-                line_.last = q;
-                if (c4) {
-                    line_.longest = std::max<int64_t>(line_.longest, c.chars);
-                    line_.flags |= c.flags;
-                    sentence(line_.ended, line_.sentences, line_.gap, c);
-                }
-                line_.gap = false;
-                open = true;
-                p = q;
-                if (p < end_ && *p == ' ' && p + 1 < end_ && (p[1] - 33u) < 94) { p++; continue; }
+            int n = 0;
+            for (; n < 16 && p < end_; n++) {
+                const uint8_t* q = chunks_.chunk_end(p, end_);
+                ahead[n].key = chunks_.key(p, q - p, buffer_end_);
+                ahead[n].stop = q;
+                ahead[n].next = p = spaces(q);
             }
-            // White space; a run that is not one space is a token to the sentence rule.
-            const uint8_t* run = p;
-            bool broken = false;
-            while (p < end_) {
-                int size;
-                uint32_t u = unicode::decode(p, size);
-                if (!chunks_.space(u)) break;
-                p += size;
-                if (rules->is(u, english::BREAK)) {
-                    if (u == '\r' && p < end_ && *p == '\n') p++;
-                    line(p);
-                    open = false;
-                    broken = true;
-                } else {
-                    open = true;
-                }
+            for (int i = 0; i < n; i++) {
+                const Ahead& a = ahead[i];
+                chunk(a.key);
+                if (a.next - a.stop != 1 || *a.stop != ' ') white(a.stop, a.next);
             }
-            line_.gap = !broken && !(p - run == 1 && *run == ' ');
         }
-        if (open) line(end_);
+        if (open_) line(end_);
+    }
+
+    void chunk(const chunks::Key& key) {
+        const Chunk& c = chunks_.get(key);
+        out_[TOKENS] += c.tokens;
+        out_[WORDS] += c.words;
+        out_[WORD_CHARS] += c.word_chars;
+        out_[ALPHA_WORDS] += c.letters;
+        out_[HASHES] += c.hashes;
+        out_[ELLIPSES] += c.dots;
+        stop_words_ |= c.stops;
+        if (o_.families & REPETITION) {
+            if (c.tokens == 1) grams_.add({c.hash, c.bytes, c.chars});
+            else for (uint32_t i = 0; i < c.tokens; i++) grams_.add(chunks_.tokens()[i]);
+        }
+        if (!line_.words++) line_.first = key.p;
+        line_.last = key.p + key.n;
+        line_.longest = std::max<int64_t>(line_.longest, c.chars);
+        line_.flags |= c.flags;
+        sentence(line_.ended, line_.sentences, line_.gap, c);
+        line_.gap = false;
+        open_ = true;
+    }
+
+    // The end of the white space at p.
+    const uint8_t* spaces(const uint8_t* p) const {
+        if (p + 1 < end_ && *p == ' ' && p[1] - 33u < 94) return p + 1;
+        for (int size; p < end_ && chunks_.space(unicode::decode(p, size));) p += size;
+        return p;
+    }
+
+    // A run of white space, which ends lines and, unless it is one space, is a token to the sentence rule.
+    void white(const uint8_t* p, const uint8_t* q) {
+        bool broken = false;
+        const bool gap = q - p != 1 || *p != ' ';
+        while (p < q) {
+            int size;
+            uint32_t u = unicode::decode(p, size);
+            p += size;
+            open_ = true;
+            if (!rules->is(u, english::BREAK)) continue;
+            if (u == '\r' && p < q && *p == '\n') p++;
+            line(p);
+            open_ = false;
+            broken = true;
+        }
+        line_.gap = gap && !broken;
     }
 
     // spaCy's sentencizer over one more chunk: after a token that ends sentences, the next that is no punctuation begins
     // one. `gap`: a token of white space stands before it.
     static void sentence(bool& ended, int64_t& starts, bool gap, const Chunk& c) {
         if (gap && ended) { starts++; ended = false; }
-        starts += c.starts[ended];
-        ended = c.ended[ended];
+        starts += c.starts + (ended && c.sentence & chunks::STARTS);
+        ended = c.sentence & (ended ? chunks::ENDED_AFTER_ONE : chunks::ENDED_AFTER_NONE);
     }
 
     // The line whose last chunk was read has ended, and its break at b.
@@ -285,7 +303,7 @@ private:
         int64_t starts = 1;
         while (p < end) {
             const uint8_t* q = chunks_.chunk_end(p, end);
-            if (q > p) sentence(ended, starts, gap, chunks_.get(p, q - p, end));
+            if (q > p) sentence(ended, starts, gap, chunks_.get(chunks_.key(p, q - p, end)));
             p = q;
             int size;
             while (p < end && chunks_.space(unicode::decode(p, size))) p += size;
@@ -455,9 +473,9 @@ __attribute__((visibility("default"))) int64_t text_tokens(const uint8_t* p, int
     while (p < end) {
         const uint8_t* q = chunks->chunk_end(p, end);
         if (q > p) {
-            const Chunk& c = chunks->get(p, q - p, end);
+            const Chunk& c = chunks->get(chunks->key(p, q - p, end));
             for (uint32_t i = 0; i < c.tokens; i++) {
-                p += chunks->tokens()[i].bytes;
+                p += c.tokens == 1 ? c.bytes : chunks->tokens()[i].bytes;
                 if (count < room) ends[count] = p - text;
                 count++;
             }

@@ -38,20 +38,32 @@ struct Token {
     uint32_t bytes, chars;
 };
 
-// What one chunk adds to the sums of its document and its line.
-struct Chunk {
+// What one chunk adds to the sums of its document and its line: one line of the processor's cache.
+struct alignas(64) Chunk {
     uint64_t word;  // its first 8 bytes
-    uint32_t at, bytes, chars;
-    uint32_t token, tokens;  // place of its tokens
+    uint64_t hash;  // of its token, if it is only one
+    uint32_t at, bytes, chars;  // place of its bytes, if it is longer than 8
+    uint32_t token, tokens;  // place of its tokens, if they are several
     uint32_t words, word_chars, letters;  // tokens that are not all marks, their characters; tokens with a letter
     uint32_t hashes, dots;  // "#"; "..." and "…"
-    uint32_t starts[2];  // sentences that begin in it, where none / one had ended before it
-    uint8_t ended[2];  // and whether one has ended after it
-    uint8_t stops;  // which of english.STOP_WORDS are among its tokens
+    uint32_t starts;  // sentences that begin in it after a token of it
+    uint8_t sentence;  // see Sentence
+    uint8_t stops;  // which of text.STOP_WORDS are among its tokens
     uint8_t flags;
 };
 
+// How a chunk goes on where none / where one sentence has ended before it: whether one has ended after it, and whether
+// one more begins in it.
+enum Sentence : uint8_t { ENDED_AFTER_NONE = 1, ENDED_AFTER_ONE = 2, STARTS = 4 };
+
 enum : uint8_t { HINT = 1, BRACE = 2, BRACKET = 4 };  // holds what C4's phrases are made of, "{", "["
+
+// A chunk as it is looked up.
+struct Key {
+    const uint8_t* p;
+    size_t n;
+    uint64_t word, hash;
+};
 
 class Chunks {
 public:
@@ -61,37 +73,48 @@ public:
     Chunks(const english::Rules& r, const uint32_t* flags, const uint64_t* stops, int nstops)
         : rules(r), flags(flags), stops_(stops, stops + nstops) { forget(); }
 
-    // The chunk [p, p + n); it and its tokens hold until the next call. `end`: of the buffer.
-    const Chunk& get(const uint8_t* p, size_t n, const uint8_t* end) {
-        if (n > LONG) { big_tokens_.clear(); sum(p, n, end, big_, big_tokens_); current_ = big_tokens_.data(); return big_; }
-        uint64_t h = hash(p, n, end), w = word_at(p, std::min<size_t>(n, 8), end);
-        uint32_t slot = h >> SHIFT;
-        for (;; slot = (slot + 1) & (SLOTS - 1)) {
-            uint32_t r = slots_[slot].chunk;
-            if (!r) break;
-            if (slots_[slot].tag != (uint32_t)h) continue;
-            const Chunk& c = all_[r - 1];
-            if (c.word == w && c.bytes == n && (n <= 8 || !std::memcmp(bytes_.data() + c.at, p, n))) {
-                current_ = tokens_.data() + c.token;
-                return c;
-            }
-        }
-        if (all_.size() >= SLOTS / 2 || bytes_.size() > MOST_BYTES || tokens_.size() > MOST_TOKENS) {
-            forget();
-            for (slot = h >> SHIFT; slots_[slot].chunk; slot = (slot + 1) & (SLOTS - 1)) {}
-        }
-        Chunk c;
-        size_t first = tokens_.size();
-        sum(p, n, end, c, tokens_);
-        c.token = first;
-        c.at = bytes_.size();
-        bytes_.insert(bytes_.end(), p, p + n);
-        all_.push_back(c);
-        slots_[slot] = {(uint32_t)h, (uint32_t)all_.size()};
-        current_ = tokens_.data() + first;
-        return all_.back();
+    // The key of the chunk [p, p + n), n > 0, which will be asked for soon. `end`: of the buffer.
+    Key key(const uint8_t* p, size_t n, const uint8_t* end) const {
+        Key k{p, n, word_at(p, std::min<size_t>(n, 8), end), n > LONG ? 0 : hash(p, n, end)};
+        __builtin_prefetch(&slots_[k.hash >> SHIFT]);
+        return k;
     }
 
+    // The chunk of a key; it and its tokens hold until the next call.
+    const Chunk& get(const Key& k) {
+        const uint8_t* p = k.p;
+        const size_t n = k.n;
+        const uint64_t w = k.word, h = k.hash;
+        if (n > LONG) {
+            big_tokens_.clear();
+            sum(p, n, w, big_, big_tokens_);
+            current_ = big_tokens_.data();
+            return big_;
+        }
+        Chunk* c = &slots_[h >> SHIFT];
+        for (; c->bytes; c = next(c))
+            if (c->word == w && c->bytes == n && (n <= 8 || !std::memcmp(bytes_.data() + c->at, p, n))) {
+                current_ = tokens_.data() + c->token;
+                return *c;
+            }
+        if (used_ >= SLOTS / 8 * 5 || bytes_.size() > MOST_BYTES || tokens_.size() > MOST_TOKENS) {
+            forget();
+            c = &slots_[h >> SHIFT];
+        }
+        used_++;
+        size_t first = tokens_.size();
+        sum(p, n, w, *c, tokens_);
+        c->token = first;
+        if (n > 8) {
+            c->at = bytes_.size();
+            bytes_.insert(bytes_.end(), p, p + n);
+        }
+        if (c->tokens == 1) tokens_.pop_back();
+        current_ = tokens_.data() + first;
+        return *c;
+    }
+
+    // The tokens of the chunk that was got last, if they are several.
     const Token* tokens() const { return current_; }
 
     bool space(uint32_t c) const { return rules.is(c, english::SPACE); }
@@ -122,13 +145,12 @@ public:
     }
 
 private:
-    static constexpr uint32_t SLOTS = 1 << 17, SHIFT = 64 - 17, MOST_BYTES = 4 << 20, MOST_TOKENS = 1 << 18;
+    static constexpr uint32_t SLOTS = 1 << 16, SHIFT = 64 - 16, MOST_BYTES = 4 << 20, MOST_TOKENS = 1 << 18;
     static constexpr size_t LONG = 256;
-    struct Slot { uint32_t tag, chunk; };  // chunk: its number + 1
 
     std::vector<uint64_t> stops_;
-    std::vector<Slot> slots_;
-    std::vector<Chunk> all_;
+    std::vector<Chunk> slots_;  // those with bytes are in use
+    size_t used_ = 0;
     std::vector<uint8_t> bytes_;
     std::vector<Token> tokens_, big_tokens_;
     std::vector<english::Span> spans_;
@@ -136,25 +158,29 @@ private:
     Chunk big_;
     const Token* current_ = nullptr;
 
+    Chunk* next(Chunk* c) { return ++c == slots_.data() + SLOTS ? slots_.data() : c; }
+
     void forget() {
-        slots_.assign(SLOTS, {0, 0});
-        all_.clear();
+        slots_.assign(SLOTS, Chunk{});
+        used_ = 0;
         bytes_.clear();
         tokens_.clear();
     }
 
-    void sum(const uint8_t* p, size_t n, const uint8_t* end, Chunk& c, std::vector<Token>& out) {
-        std::memset(&c, 0, sizeof c);
-        c.word = word_at(p, std::min<size_t>(n, 8), end);
+    void sum(const uint8_t* p, size_t n, uint64_t word, Chunk& c, std::vector<Token>& out) {
+        c = Chunk{};
+        c.word = word;
         c.bytes = n;
         rules.tokenize(p, n, spans_);
         c.chars = rules.cp.size();
         c.tokens = spans_.size();
         bool ended[2] = {false, true};
+        uint32_t starts[2] = {0, 0};
         for (const english::Span& s : spans_) {
             uint32_t size = rules.at[s.stop] - rules.at[s.start];
             Token t{english::joined.hash(p + rules.at[s.start], size), size, (uint32_t)(s.stop - s.start)};
             out.push_back(t);
+            c.hash = t.hash;
             uint32_t any = 0, all = ~0u;
             for (int i = s.start; i < s.stop; i++) {
                 any |= rules.classes[rules.cp[i]];
@@ -166,11 +192,11 @@ private:
             bool end_mark = t.chars == 1 && (any & english::SENTENCE);
             for (int k = 0; k < 2; k++) {
                 if (end_mark) ended[k] = true;
-                else if (ended[k] && !(all & english::PUNCTUATION)) { c.starts[k]++; ended[k] = false; }
+                else if (ended[k] && !(all & english::PUNCTUATION)) { starts[k]++; ended[k] = false; }
             }
         }
-        c.ended[0] = ended[0];
-        c.ended[1] = ended[1];
+        c.starts = starts[0];
+        c.sentence = ENDED_AFTER_NONE * ended[0] | ENDED_AFTER_ONE * ended[1] | STARTS * (starts[1] > starts[0]);
         int run = 0;
         lower_.clear();
         for (uint32_t u : rules.cp) {
@@ -182,6 +208,7 @@ private:
             if (u == '[') c.flags |= BRACKET;
             lower_.push_back(u == 0x212a ? 'k' : u < 0x80 ? (u - 'A' < 26 ? u + 32 : u) : 1);
         }
+        if (n < 5) return;
         for (const char* hint : {"ipsum", "javascript", "terms", "policy", "cookie"})
             if (lower_.find(hint) != std::string::npos) c.flags |= HINT;
     }

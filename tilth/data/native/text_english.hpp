@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
-#include <unordered_map>
 #include <vector>
 #include "unicode.hpp"
 
@@ -52,6 +51,27 @@ inline const Joined joined;
 
 struct Span { int start, stop; };  // of code points
 
+// Hashes, none of them 0, to numbers; made once, then read.
+class Numbers {
+public:
+    Numbers() : slots_(1 << 13) {}  // few of them in use
+    int& operator[](uint64_t key) {
+        Slot& s = const_cast<Slot&>(find(key));
+        if (!s.key) s = {key, -1};
+        return s.value;
+    }
+    int get(uint64_t key) const { return find(key).key ? find(key).value : -1; }
+
+private:
+    struct Slot { uint64_t key; int value; };
+    std::vector<Slot> slots_;
+    const Slot& find(uint64_t key) const {
+        uint64_t i = mix(key) >> 51;
+        while (slots_[i].key && slots_[i].key != key) i = (i + 1) & (slots_.size() - 1);
+        return slots_[i];
+    }
+};
+
 class Rules {
 public:
     const uint16_t* classes;  // [0x110000]
@@ -80,7 +100,8 @@ public:
                 piece.clear();
             } else if (exceptions[i] == 2) {
                 longest_ = std::max(longest_, text.size());
-                exceptions_[text] = lengths;
+                places_[joined.hash((const uint8_t*)text.data(), text.size())] = exceptions_.size();
+                exceptions_.push_back({text, lengths});
                 texts.push_back(text);
                 lengths.clear();
                 text.clear();
@@ -96,9 +117,10 @@ public:
             std::vector<Span> tokens;
             split(false, tokens);
             uint64_t key = 0;
-            for (const Span& s : tokens) key = link(key, s);
-            phrases_[key] = t;
-            phrase_tokens_ = std::max(phrase_tokens_, (int)tokens.size());
+            for (const Span& s : tokens) {
+                int& whole = phrases_[key = link(key, s)];
+                whole = std::max<int>(whole, &s == &tokens.back());
+            }
         }
     }
 
@@ -119,10 +141,11 @@ public:
 private:
     const uint32_t* flags_;
     std::vector<std::vector<uint32_t>> units_;
-    std::unordered_map<std::string, std::vector<int>> exceptions_;
-    std::unordered_map<uint64_t, std::string> phrases_;
+    struct Exception { std::string text; std::vector<int> pieces; };  // characters of each piece
+    std::vector<Exception> exceptions_;
+    Numbers places_;  // of exceptions, by hash
+    Numbers phrases_;  // by hash of their beginnings: 1 of a whole one, 0 of less
     size_t longest_ = 0;
-    int phrase_tokens_ = 0;
     const uint8_t* bytes_ = nullptr;
     std::vector<Span> front_, back_;
 
@@ -141,9 +164,10 @@ private:
 
     const std::vector<int>* exception(int a, int b) const {
         size_t n = at[b] - at[a];
-        if (!n || n > longest_) return nullptr;
-        auto found = exceptions_.find(std::string((const char*)bytes_ + at[a], n));
-        return found == exceptions_.end() ? nullptr : &found->second;
+        if (n - 1 >= longest_) return nullptr;
+        int place = places_.get(joined.hash(bytes_ + at[a], n));
+        if (place < 0 || exceptions_[place].text.compare(0, n, (const char*)bytes_ + at[a], n)) return nullptr;
+        return &exceptions_[place].pieces;
     }
 
     uint64_t link(uint64_t key, Span s) const {
@@ -285,8 +309,11 @@ private:
         std::vector<Span> found;  // of tokens
         for (int i = 0; i < (int)tokens.size(); i++) {
             uint64_t key = 0;
-            for (int j = i; j < (int)tokens.size() && j - i < phrase_tokens_; j++)
-                if (phrases_.count(key = link(key, tokens[j]))) found.push_back({i, j + 1});
+            for (int j = i; j < (int)tokens.size(); j++) {
+                int whole = phrases_.get(key = link(key, tokens[j]));
+                if (whole < 0) break;
+                if (whole) found.push_back({i, j + 1});
+            }
         }
         if (found.empty()) return;
         std::stable_sort(found.begin(), found.end(), [](Span x, Span y) { return x.stop - x.start > y.stop - y.start; });

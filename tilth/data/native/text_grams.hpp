@@ -15,25 +15,19 @@ public:
         while ((1ull << bits) < 8 * n) bits++;
         shift_ = 64 - bits;
         words_.assign((1ull << bits) / 32, 0);
-        any_ = false;
     }
     void mark(uint64_t h) {
         uint64_t slot = h >> shift_, &w = words_[slot >> 5];
         int b = 2 * (slot & 31);
-        uint64_t seen = w >> b & 1;
-        any_ |= seen;
-        w |= (1 + 2 * seen) << b;
+        w |= (1 + 2 * (w >> b & 1)) << b;
     }
     bool operator()(uint64_t h) const {
         uint64_t slot = h >> shift_;
         return words_[slot >> 5] >> (2 * (slot & 31) + 1) & 1;
     }
-    bool any() const { return any_; }
-
 private:
     std::vector<uint64_t> words_;
     int shift_ = 58;
-    bool any_ = false;
 };
 
 // Hashes with how often each was put in and the number of the first time.
@@ -41,9 +35,11 @@ class Counter {
 public:
     struct Entry { uint64_t key; uint32_t count, first; };
 
-    void reset() {
-        if (used_) entries_.assign(used_ > entries_.size() / 8 ? entries_.size() : 64, {0, 0, 0});
-        if (entries_.empty()) entries_.assign(64, {0, 0, 0});
+    // Forgets all; about `n` are expected.
+    void reset(size_t n = 32) {
+        size_t size = 64;
+        while (size < 2 * n) size *= 2;
+        entries_.assign(size, {0, 0, 0});
         used_ = 0;
     }
     // Counts one more and returns the entry.
@@ -60,7 +56,7 @@ private:
     size_t used_ = 0;
 
     Entry& find(uint64_t key) {
-        size_t mask = entries_.size() - 1, slot = english::mix(key) & mask;
+        size_t mask = entries_.size() - 1, slot = (key * english::BASE >> 32) & mask;
         while (entries_[slot].count && entries_[slot].key != key) slot = (slot + 1) & mask;
         return entries_[slot];
     }
@@ -77,27 +73,32 @@ public:
     Grams() { clear(); }
 
     void clear() {
-        hashes_.clear();
-        joined_.assign(1, 0);
-        chars_.assign(1, 0);
-        unshift_.assign(1, 1);
-        power_ = 1;
+        size_ = 0;
+        room_ = std::min<size_t>(room_, 1 << 16);  // what one long document took is given back
+        resize();
+        joined_[0] = chars_[0] = 0;
+        unshift_[0] = power_ = 1;
     }
 
     void add(const chunks::Token& t) {
         using english::Joined, english::joined;
-        hashes_.push_back(t.hash);
-        joined_.push_back(joined_.back() + power_ * t.hash);
-        chars_.push_back(chars_.back() + t.chars);
+        if (size_ == room_) {
+            room_ *= 2;
+            resize();
+        }
+        size_t i = size_++;
+        hashes_[i] = t.hash;
+        joined_[i + 1] = joined_[i] + power_ * t.hash;
+        chars_[i + 1] = chars_[i] + t.chars;
         power_ *= Joined::raise(joined.power, t.bytes);
-        unshift_.push_back(unshift_.back() * Joined::raise(joined.inverse, t.bytes));
+        unshift_[i + 1] = unshift_[i] * Joined::raise(joined.inverse, t.bytes);
     }
 
     // Characters of the most frequent 2-, 3- and 4-gram (the first seen of equals, with the spaces between its tokens)
     // times its count; 0 where there are too few tokens.
     void top(int64_t* out) {
         // A (n+1)-gram occurs twice only where both n-grams in it do.
-        maybe_.assign(hashes_.size(), 1);
+        maybe_.assign(size_, 1);
         for (int n = 2; n <= 4; n++) out[n - 2] = top(n);
     }
 
@@ -108,62 +109,79 @@ public:
     }
 
 private:
+    size_t size_ = 0, room_ = 1 << 12;
     std::vector<uint64_t> hashes_, joined_, unshift_;  // joined_[i]: of the first i tokens as one string
-    std::vector<uint32_t> chars_;
+    std::vector<uint32_t> chars_;  // in the first i tokens
     std::vector<uint8_t> maybe_;
     uint64_t power_;
     Twice twice_;
     Counter counter_;
 
+    void resize() {
+        if (hashes_.size() == room_ + 1) return;
+        for (auto* v : {&hashes_, &joined_, &unshift_}) {
+            v->resize(room_ + 1);
+            v->shrink_to_fit();
+        }
+        chars_.resize(room_ + 1);
+        chars_.shrink_to_fit();
+    }
+
     int64_t top(int n) {
-        int64_t m = (int64_t)hashes_.size() - n + 1;
+        int64_t m = (int64_t)size_ - n + 1;
         if (m <= 0) return 0;
-        auto key = [&](int64_t i) {
-            uint64_t k = hashes_[i];
-            for (int j = 1; j < n; j++) k = (k ^ k >> 29) * 0xd6e8feb86659fd93ull + hashes_[i + j];
-            return english::mix(k);
+        const uint64_t* h = hashes_.data();
+        auto key = [=](int64_t i) {
+            uint64_t k = h[i] * 0x9fb21c651e98df25ull + h[i + 1] * 0xd6e8feb86659fd93ull;
+            if (n > 2) k = (k ^ k >> 32) * 0xa0761d6478bd642full + h[i + 2] * 0xe7037ed1a0b428dbull;
+            if (n > 3) k = (k ^ k >> 32) * 0x8ebc6af09c88c6e3ull + h[i + 3] * 0x589965cc75374cc3ull;
+            return k;
         };
         twice_.reset(m);
         for (int64_t i = 0; i < m; i++)
             if (maybe_[i] & maybe_[i + 1]) twice_.mark(key(i));
+        places_.clear();
+        for (int64_t i = 0; i < m; i++) {
+            bool both = maybe_[i] & maybe_[i + 1];
+            uint64_t k;
+            if ((maybe_[i] = both && twice_(k = key(i)))) places_.push_back({k, (uint32_t)i});
+        }
         uint32_t count = 1, first = 0;
-        if (twice_.any()) {
-            counter_.reset();
-            for (int64_t i = 0; i < m; i++) {
-                if (!(maybe_[i] & maybe_[i + 1])) { maybe_[i] = 0; continue; }
-                uint64_t k = key(i);
-                if (!(maybe_[i] = twice_(k))) continue;
-                const Counter::Entry& e = counter_.add(k, i);
-                if (e.count > count || (e.count == count && count > 1 && e.first < first)) {
-                    count = e.count;
-                    first = e.first;
-                }
+        counter_.reset(places_.size() / 2);
+        for (const Place& p : places_) {
+            const Counter::Entry& e = counter_.add(p.key, p.at);
+            if (e.count > count || (e.count == count && count > 1 && e.first < first)) {
+                count = e.count;
+                first = e.first;
             }
-        } else {
-            std::fill(maybe_.begin(), maybe_.end(), 0);
         }
         return (int64_t)(chars_[first + n] - chars_[first] + n - 1) * count;
     }
 
     int64_t repeated(int n) {
-        int64_t m = (int64_t)hashes_.size() - n + 1, total = 0;
+        int64_t m = (int64_t)size_ - n + 1, total = 0;
         if (m <= 0) return 0;
-        auto key = [&](int64_t i) { return english::mix((joined_[i + n] - joined_[i]) * unshift_[i]); };
+        const uint64_t *joined = joined_.data(), *unshift = unshift_.data();
+        auto key = [=](int64_t i) { return (joined[i + n] - joined[i]) * unshift[i]; };
         twice_.reset(m);
         for (int64_t i = 0; i < m; i++) twice_.mark(key(i));
-        if (!twice_.any()) return 0;
-        counter_.reset();
-        for (int64_t i = 0; i < m;) {
+        places_.clear();
+        for (int64_t i = 0; i < m; i++) {
             uint64_t k = key(i);
-            if (twice_(k) && counter_.add(k, i).count > 1) {
-                total += chars_[i + n] - chars_[i];
-                i += n;
-            } else {
-                i++;
-            }
+            if (twice_(k)) places_.push_back({k, (uint32_t)i});
+        }
+        counter_.reset(places_.size());
+        int64_t next = 0;
+        for (const Place& p : places_) {
+            if (p.at < next || counter_.add(p.key, p.at).count == 1) continue;
+            total += chars_[p.at + n] - chars_[p.at];
+            next = p.at + n;
         }
         return total;
     }
+
+    struct Place { uint64_t key; uint32_t at; };
+    std::vector<Place> places_;
 };
 
 }  // namespace grams
