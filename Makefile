@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
+DATA_PEERS := .venv-data-peers
 
-.PHONY: demo test test-fast lint docs bench clean
+.PHONY: demo test test-fast lint docs bench bench-data clean
 
 demo: $(READY)
 	$(BIN)/tilth run recipes/first.yaml
@@ -30,6 +31,18 @@ docs: $(READY)
 bench: $(READY) $(PEERS)/.ready
 	$(BIN)/python bench/train_cpu.py
 
+# Needs ten minutes of an otherwise idle machine.
+bench-data: $(READY) $(DATA_PEERS)/.ready
+	$(BIN)/python bench/data.py
+	$(BIN)/python bench/data_agreement.py
+	$(BIN)/python bench/data_dedup.py
+	$(BIN)/python bench/data_tokens.py
+
+$(DATA_PEERS)/.ready: bench/data_peers.txt
+	test -x $(DATA_PEERS)/bin/python || $(PYTHON) -m venv $(DATA_PEERS)
+	$(DATA_PEERS)/bin/python -m pip install --quiet --requirement bench/data_peers.txt
+	touch $@
+
 # What tilth is measured beside, apart from tilth's own packages.
 $(PEERS)/.ready: bench/peers.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
@@ -48,4 +61,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) runs build *.egg-info
+	rm -rf $(VENV) $(PEERS) $(DATA_PEERS) runs build *.egg-info
