@@ -35,8 +35,8 @@ BSD3 = (
 )
 APACHE = '# Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except'
 GPL = """This program is free software; you can redistribute it and/or modify it under the terms of the GNU General
-Public License as published by the Free Software Foundation; either version 2 of the License, or (at your option) any later
-version."""
+Public License as published by the Free Software Foundation; either version 2 of the License, or (at your option) any
+later version."""
 GPL_ONLY = GPL.split("; either")[0] + "; version 3 of the License."
 
 
