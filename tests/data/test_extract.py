@@ -1,11 +1,16 @@
 """Text from HTML: what no extractor may lose, pages that hurt, and the benchmark's own measure."""
 
+import itertools
 import pickle
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tilth.core.technique import resolve
 from tilth.data.extract import html as pages
+from tilth.data.extract.blocks import Block, blocks, render, shares, words
+from tilth.data.extract.union import choose
 from tilth.data.reading import Unreadable
 
 pytest.importorskip("trafilatura")
@@ -30,7 +35,7 @@ PAGE = r"""<html><head><title>T</title></head><body><nav><a href=/>Home</a> <a h
 encoding="application/x-tex">a_1+b</annotation></semantics></math></span><span class="katex-html" aria-hidden="true">
 <span>a1+b</span></span></span> with <math><mfrac><mi>p</mi><mi>q</mi></mfrac></math> in the fourth paragraph of it.</p>
 </article><footer>Copyright 2020, all rights reserved</footer></body></html>"""
-NAMES = ["trafilatura", "resiliparse"]
+NAMES = ["trafilatura", "resiliparse", "union"]
 
 
 def extractor(name, **knobs):
@@ -40,7 +45,7 @@ def extractor(name, **knobs):
 @pytest.fixture(scope="module")
 def built():
     """One child per technique for all tests of this file."""
-    made = {name: extractor(name) for name in NAMES}
+    made = {name: extractor(name, seconds=1.0) for name in NAMES}  # hostile pages use it up
     yield made
     for one in made.values():
         one.close()
@@ -64,7 +69,7 @@ def test_code_tables_and_formulas_are_kept(name, built):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_says_the_same_whatever_came_before(name, built):
-    alone = extractor(name)
+    alone = extractor(name, seconds=5.0)
     first = alone.extract(PAGE, "")
     alone.close()
     for other in (PAGE.replace("first", "other"), "<p>x", PAGE):
@@ -103,7 +108,7 @@ def test_hostile_pages_give_text_or_a_reason(name, built):
             assert len(err.reason) < 80, page[:40]
         else:
             assert isinstance(text, str) and "root:" not in text
-    assert "first paragraph" in built[name].extract(PAGE, "")
+    assert "first paragraph" in extractor(name).extract(PAGE, "")
 
 
 def test_large_and_deep_pages_are_refused(built):
@@ -168,3 +173,84 @@ def test_an_extractor_travels_between_processes(built):
     copy = pickle.loads(pickle.dumps(built["resiliparse"]))
     assert "first paragraph" in copy.extract(PAGE, "")
     copy.close()
+
+
+# ---- blocks and votes --------------------------------------------------------------------------------------------
+
+
+def test_blocks_of_a_page():
+    page = """<body><div>one<br>two <b>bold</b><p>para</p>tail</div><ul><li>a</li><li><p>b</p></li></ul><p> - </p>
+    <script>x</script><p hidden>no</p><pre>def f():\n\n  pass<br>x</pre><p>$$x^2$$</p><table><tr><td>
+    <p>layout</p></td></tr></table><table><tr><th>k|l</th><th>v</th></tr><tr><td>1</td></tr></table></body>"""
+    assert blocks(pages.parse(page)) == [
+        Block("text", "one two bold"),
+        Block("text", "para"),
+        Block("text", "tail"),
+        Block("item", "a"),
+        Block("text", "b"),
+        Block("code", "def f():\n\n  pass\nx"),
+        Block("formula", "$$x^2$$"),
+        Block("text", "layout"),
+        Block("table", "| k\\|l | v |\n| 1 |  |"),
+    ]
+    assert render([Block("item", "a"), Block("item", "b"), Block("text", "c")]) == "- a\n- b\n\nc"
+
+
+def longest_chain(page, kept, n=4):
+    """Reference: most 4-grams matched in the order of both, by dynamic programming over all pairs of places."""
+    a, b = ([tuple(t[i : i + n]) for i in range(len(t) - n + 1)] for t in (page, kept))
+    table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
+    for i, j in itertools.product(range(len(a)), range(len(b))):
+        table[i + 1][j + 1] = max(table[i][j + 1], table[i + 1][j], table[i][j] + (a[i] == b[j]))
+    return table[-1][-1]
+
+
+@given(
+    blocks_=st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=9), max_size=6),
+    picked=st.lists(st.booleans(), min_size=6, max_size=6),
+)
+def test_the_alignment_finds_kept_blocks_and_is_a_chain(blocks_, picked):
+    kept = [w for block, keep in zip(blocks_, picked, strict=False) if keep for w in block]
+    got, found = shares(blocks_, kept)
+    flat = [w for block in blocks_ for w in block]
+    matched = sum(round(g * len(b)) for g, b in zip(got, blocks_, strict=True))
+    assert 0 <= found <= 1 and (longest_chain(flat, kept) > 0) == (matched > 0)
+    if all(picked[: len(blocks_)]) and len(flat) >= 4:
+        assert found == 1 and all(g == 1 for g, b in zip(got, blocks_, strict=True) if b)
+
+
+def test_a_repeated_block_is_found_where_the_text_has_it():
+    title, body = words("The same title stands twice here"), words("and a text of some length follows it at last")
+    menu = words("home news sports weather contact us now")
+    got, found = shares([title, menu, title, body], [*title, *body])
+    assert got in ([0, 0, 1, 1], [1, 0, 0, 1]) and found == 1
+
+
+def test_choice_of_blocks():
+    page = [
+        Block("text", "A neighbour's title"),
+        Block("text", "A lead, which is a sentence."),
+        Block("text", "The body of the page."),
+        Block("code", "x = 1"),
+        Block("text", "More of the body."),
+        Block("text", "Related: another page"),
+        Block("table", "| a | b |"),
+    ]
+    mine, theirs = [True, True, True, False, True, False, False], [False, False, True, False, True, True, True]
+    assert choose(page, mine, theirs) == [False, True, True, True, True, False, False]
+    assert choose(page, mine, [False] * 7) == [True, True, True, True, True, False, False]
+    assert choose([], [], []) == []
+
+
+# ---- the benchmark -----------------------------------------------------------------------------------------------
+
+
+def test_the_benchmarks_measure():
+    from bench.extraction import scores, summary
+
+    assert scores("a b c d x", "a b c d e") == pytest.approx((1 / 3, 1 / 3, 1 / 3))  # TP, FP, FN of 2 + 2 shingles
+    assert scores("", "") == (0, 0, 0) and scores("a", "a") == (1, 0, 0) and scores("", "a b") == (0, 0, 1)
+    assert summary([scores("a b c d x", "a b c d e")]) == pytest.approx((0.5, 0.5, 0.5))
+    mixed = [scores("a b c d", "a b c d"), scores("x", "a b c d")]
+    assert summary(mixed) == pytest.approx((0.5, 0.5, 0.5))  # means over pages first, then their harmonic mean
+    assert summary([scores("", "a"), scores("a b c d", "a b c d")]) == pytest.approx((1.0, 0.5, 2 / 3))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import re
 import select
@@ -175,6 +176,40 @@ _NESTING = re.compile(
 def depth(html: str) -> int:
     """How deeply elements that hold others are nested, as far as their tags tell without a parser."""
     return max(accumulate(-1 if end else 1 for end in _NESTING.findall(html)), default=0)
+
+
+# ---- the two libraries -------------------------------------------------------------------------------------------
+
+
+def trafilatura(
+    favour: str, tables: bool = True, comments: bool = False, fast: bool = False
+) -> Callable[[Any, str], str]:
+    """trafilatura as a function (lxml tree, url) -> text; without its deduplication, which remembers other pages."""
+    library = imported("trafilatura")
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
+
+    def extract(tree: Any, url: str) -> str:
+        text = library.extract(
+            tree,
+            url=url or None,
+            fast=fast,
+            favor_precision=favour == "precision",
+            favor_recall=favour == "recall",
+            include_comments=comments,
+            include_tables=tables,
+            deduplicate=False,
+        )
+        return text or ""
+
+    return extract
+
+
+def resiliparse(main_content: bool = True, alt_texts: bool = False, list_bullets: bool = False) -> Callable[[str], str]:
+    """Resiliparse as a function html -> text."""
+    library = imported("resiliparse.extract.html2text")
+    return lambda html: library.extract_plain_text(
+        html, main_content=main_content, alt_texts=alt_texts, list_bullets=list_bullets
+    )
 
 
 # ---- formulas and code -------------------------------------------------------------------------------------------

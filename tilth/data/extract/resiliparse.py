@@ -48,14 +48,12 @@ class Config(BaseConfig):
 
     def worker(self) -> Callable[[str, str], str]:
         """(html, url) -> text, in this process."""
-        plain_text = pages.imported("resiliparse.extract.html2text").extract_plain_text
+        extract = pages.resiliparse(self.main_content, self.alt_texts, self.list_bullets)
 
         def work(html: str, url: str) -> str:
             if pages.has_formulas(html) and (tree := pages.parse(html)) is not None:
                 pages.keep_formulas(tree)
                 html = pages.to_html(tree)
-            return plain_text(
-                html, main_content=self.main_content, alt_texts=self.alt_texts, list_bullets=self.list_bullets
-            )
+            return extract(html)
 
         return work

@@ -8,7 +8,6 @@ Fails when: a page is no article (forums, product lists, landing pages), where i
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Literal
 
@@ -52,8 +51,7 @@ class Config(BaseConfig):
 
     def worker(self) -> Callable[[str, str], str]:
         """(html, url) -> text, in this process."""
-        trafilatura = pages.imported("trafilatura")
-        logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
+        extract = pages.trafilatura(self.favour, self.tables, self.comments, self.fast)
 
         def work(html: str, url: str) -> str:
             tree = pages.parse(html)
@@ -62,16 +60,6 @@ class Config(BaseConfig):
             if pages.has_formulas(html):
                 pages.keep_formulas(tree)
             pages.mark_gaps(tree)
-            text = trafilatura.extract(
-                tree,
-                url=url or None,
-                fast=self.fast,
-                favor_precision=self.favour == "precision",
-                favor_recall=self.favour == "recall",
-                include_comments=self.comments,
-                include_tables=self.tables,
-                deduplicate=False,
-            )
-            return pages.unmark_gaps(text or "")
+            return pages.unmark_gaps(extract(tree, url))
 
         return work
