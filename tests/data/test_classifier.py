@@ -358,3 +358,34 @@ def test_the_coin_is_fair_and_keyed() -> None:
 def test_any_text_has_a_score(topics: dict[str, Path], given_: list[str]) -> None:
     p = linear.load(resolve("signal", signal(topics)).folder()).of(given_)
     assert np.isfinite(p).all() and np.allclose(p.sum(1), 1)
+
+
+def test_fasttext_weights_give_fasttext_scores() -> None:
+    # fasttext 0.9.2, trained on 20 times two lines, wordNgrams 3: `python bench/classifier.py PEER --golden`
+    words = ["</s>", "the", "ship", "sails", "bread", "é", "oven"]
+    inputs = [
+        [-0.4801558256149292, 0.38282158970832825], [-1.591834306716919, 0.07857157289981842],
+        [-1.2815241813659668, 0.07857157289981842], [-1.2815241813659668, 0.07857157289981842],
+        [1.2163358926773071, -0.08736113458871841], [1.2163358926773071, -0.08736113458871841],
+        [1.2163358926773071, -0.08736113458871841], [-0.06518810987472534, -0.008789576590061188], [0.0, 0.0],
+        [-0.06518810987472534, -0.008789576590061188], [1.1511476039886475, -0.09615065157413483], [0.0, 0.0],
+        [0.0, 0.0], [-0.06518810987472534, -0.008789576590061188], [-1.2815241813659668, 0.07857157289981842],
+    ]  # fmt: skip
+    outputs = [[-2.5314340591430664, 0.17004936933517456], [2.5314342975616455, -0.17004938423633575]]
+    space = Space(np.array([linear_text.word_key(w.encode()) for w in words], np.uint64), 8, 3)
+    weights = (np.array(inputs) @ np.array(outputs).T).astype(np.float32)
+    p = linear.Linear(["positive", "negative"], space, weights).of(["the ship sails", "bread é oven"])
+    # fastText adds 1e-5 to every probability before it takes its logarithm
+    assert p[:, 0] == pytest.approx(np.array([0.9433557987213135, 0.04874331131577492]) - 1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change", [{"buckets": -5}, {"word_ngrams": 99}, {"max_chars": -1}, {"more": 1}, {"buckets": 3}]
+)
+def test_a_forged_model_is_refused(topics: dict[str, Path], tmp_path: Path, change: dict[str, int]) -> None:
+    linear.train(of(topics), Learning(**SMALL)).save(tmp_path)
+    sheet = json.loads((tmp_path / "model.json").read_text())
+    sheet["features"] |= change
+    (tmp_path / "model.json").write_text(json.dumps(sheet))
+    with pytest.raises(DataError, match="do not fit together"):
+        linear.load(tmp_path)

@@ -237,3 +237,13 @@ def test_words_are_those_of_wordpunct() -> None:
     tokenizer = pytest.importorskip("nltk.tokenize").WordPunctTokenizer()
     for text in ("Don't stop... 3.14!", "naïve café, 東京です。", "a_b  c\u3000d\u2028e"):
         assert ngram_text.WORDS.findall(text) == tokenizer.tokenize(text)
+
+
+@pytest.mark.parametrize("change", [{"bits": 2}, {"bits": 60}, {"order": 9}, {"order": 0}, {"uniform": 0}])
+def test_a_forged_model_is_refused(reference: Path, tmp_path: Path, change: dict[str, int]) -> None:
+    ngram.fit(Fitting(reference=[str(reference)])).save(tmp_path)
+    sheet = json.loads((tmp_path / "model.json").read_text())
+    sheet["shape"] |= change
+    (tmp_path / "model.json").write_text(json.dumps(sheet))
+    with pytest.raises(DataError, match="do not fit together"):
+        ngram.load(tmp_path)

@@ -70,11 +70,15 @@ class Space:
     buckets      rows for n-grams; 0: there are none
     word_ngrams  longest n-gram of words (1: words alone)
     min_chars, max_chars   lengths of character n-grams; max_chars 0: none
+
+    Raises ValueError for numbers that no kernel may be given.
     """
 
     def __init__(
         self, vocabulary: np.ndarray, buckets: int, word_ngrams: int, min_chars: int = 0, max_chars: int = 0
     ) -> None:
+        if not (0 <= buckets <= 1 << 30 and 1 <= word_ngrams <= 8 and 0 <= min_chars <= 10 and 0 <= max_chars <= 10):
+            raise ValueError("the numbers of features are out of range")
         self.vocabulary = np.ascontiguousarray(vocabulary, np.uint64)
         self.buckets, self.word_ngrams = buckets, word_ngrams
         self.min_chars, self.max_chars = min_chars, max_chars

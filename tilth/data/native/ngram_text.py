@@ -123,6 +123,8 @@ class Tables:
     uniform      number of symbols there can be
     words        uint64 [V]: keys of the words that have numbers 0..V-1, V standing for all others; None: symbols are
                  bytes
+
+    Raises ValueError for numbers that no kernel may be given.
     """
 
     def __init__(
@@ -134,7 +136,18 @@ class Tables:
         lower: bool = False,
         zero_digits: bool = False,
     ) -> None:
-        self.levels, self.bits, self.uniform, self.words = levels, bits, uniform, words
+        least = 8 if words is None else (len(words) + 1).bit_length()
+        if not levels or not least <= bits <= 64 // len(levels) or uniform < 1:
+            raise ValueError("order and bits do not fit a key of 64 bits")
+        kinds = {"keys": np.uint64, "log_p": np.float32, "contexts": np.uint64, "log_left": np.float32}
+        self.levels = [
+            {name: np.ascontiguousarray(level[name], kind) for name, kind in kinds.items()} for level in levels
+        ]
+        for level in self.levels:
+            if len(level["keys"]) != len(level["log_p"]) or len(level["contexts"]) != len(level["log_left"]):
+                raise ValueError("keys and values are not equally many")
+        self.bits, self.uniform = bits, uniform
+        self.words = None if words is None else np.ascontiguousarray(words, np.uint64)
         self.lower, self.zero_digits = lower, zero_digits
         self._tables: list[np.ndarray] = []
         self._slots: tuple[np.ndarray, np.ndarray] | None = None

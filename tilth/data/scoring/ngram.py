@@ -88,7 +88,7 @@ def load(folder: Path) -> LanguageModel:
         s, names = sheet["shape"], ("keys", "log_p", "contexts", "log_left")
         levels = [{name: tensors[f"{name}.{n}"] for name in names} for n in range(1, s["order"] + 1)]
         tables = Tables(levels, s["bits"], s["uniform"], tensors.get("words"), s["lower"], s["digits"])
-    except (KeyError, TypeError) as err:
+    except (KeyError, TypeError, ValueError) as err:
         raise DataError(f"the model's two files do not fit together ({err}).", where=str(folder)) from None
     return LanguageModel(tables, sheet)
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
+from tilth.core.hashing import content_hash
 from tilth.data.scoring.linear import Classifier
 
 CARD = {
@@ -41,6 +42,10 @@ class Config(BaseConfig):
             out[f"attributes_{name}_prob"] = "its probability"
             out[f"attributes_{name}_model"] = "hash of the model that says so"
         return out
+
+    def fingerprint(self) -> str:
+        """Changes when the labels would."""
+        return content_hash({name: one.fingerprint() for name, one in self.attributes.items()})
 
     def build(self) -> Attributes:
         """The signal; trains classifiers where there are none yet."""
