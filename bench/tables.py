@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bench"))
+import data as data_bench  # noqa: E402  (it lies beside this file)
+
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -117,7 +120,147 @@ def swarm() -> str:
     return "\n".join(lines) + "\n"
 
 
-TABLES = {"train_cpu": train_cpu, "first_run": first_run, "optimizers": optimizers, "swarm": swarm}
+def data_speed() -> str:
+    """The data engine's stages beside DataTrove's."""
+    found = evidence("bench/data")
+    lines = [
+        f"Measured {found['date']} on {found['machine']}, {found['cores']} cores; medians of {found['rounds']} "
+        f"interleaved rounds (`{found['command']}`).",
+        "",
+    ]
+    return "\n".join(lines) + "\n" + data_bench.table(found)
+
+
+def data_cluster() -> str:
+    """The plan for a cluster, from the rates measured."""
+    return data_bench.tell_plan(data_bench.plan(evidence("bench/data")))
+
+
+def data_agreement() -> str:
+    """Where our filters and DataTrove's say the same."""
+    found = evidence("bench/data_agreement")
+    names = [n for n, v in found["all"].items() if isinstance(v, dict)]
+    lines = [
+        f"{found['all']['documents']:,} documents (`python bench/data_agreement.py`, which keeps every category of "
+        "disagreement). Same decision and reason, same decision, and what is behind the rest:",
+        "",
+        "| filter | same decision | same reason | dropped | commonest difference |",
+        "|---|---|---|---|---|",
+    ]
+    for name in names:
+        row = found["all"][name]
+        most = max(row["differ"].items(), key=lambda kv: kv[1], default=("none", 0))
+        lines.append(
+            f"| {name} | {100 * row['same_decision']:.2f} % | {100 * row['same_reason']:.2f} % | {row['dropped']:,} | "
+            f"{most[0]}{f' ({most[1]:,})' if most[1] else ''} |"
+        )
+    chunks = found["chunks"]
+    lines += [
+        "",
+        f"Tokens, where spaCy's are meant: {100 * chunks['same']:.3f} % of {chunks['distinct']:,} distinct chunks, "
+        f"{100 * chunks['same_by_occurrence']:.4f} % of all, are cut alike.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def data_dedup() -> str:
+    """Near duplicates found at planted edit rates."""
+    found = evidence("bench/data_dedup")
+    lines = [
+        f"{found['settings']['documents']:,} documents with planted copies, {found['settings']['bands']} bands of "
+        f"{found['settings']['rows']}, {found['settings']['ngram']}-grams (`python bench/data_dedup.py`): "
+        f"{found['signatures']['equal']:,} of {found['signatures']['documents']:,} signatures equal DataTrove's bit "
+        f"for bit; precision {found['tilth']['precision']:g} and {found['datatrove']['precision']:g}.",
+        "",
+        "| words changed | mean similarity | expected recall | tilth | DataTrove |",
+        "|---|---|---|---|---|",
+    ]
+    for rate, row in found["expected"].items():
+        ours, theirs = found["tilth"]["recall"][rate], found["datatrove"]["recall"][rate]
+        lines.append(
+            f"| {100 * float(rate):g} % | {row['similarity']:.2f} | {row['recall']:.3f} | {ours:.3f} | {theirs:.3f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def extraction() -> str:
+    """Extractors on the article benchmark."""
+    found = evidence("bench/extraction")
+    lines = [
+        f"{found['pages']} pages (`python bench/extraction.py`); precision, recall and F1 of 4-word shingles, ± the "
+        "spread over resampled pages; how much better the union is, with its 95 % interval.",
+        "",
+        "| extractor | precision | recall | F1 | union better by | ms a page |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in found["extractors"].items():
+        better = "–"
+        if "interval_95" in row:
+            low, high = row["interval_95"]
+            better = f"{row['union_better_by']:+.4f} [{low:+.4f}, {high:+.4f}]"
+        lines.append(
+            f"| {name} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.4f} ± {row['f1_error']:.4f} | "
+            f"{better} | {row['ms_per_page']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def data_tokens() -> str:
+    """Tokenisation beside its peers."""
+    found = evidence("bench/data_tokens")
+    lines = [
+        f"{found['documents_MB']:.0f} MB of text, {found['cores']} cores, medians of {found['rounds']} interleaved "
+        "rounds (`python bench/data_tokens.py`).",
+        "",
+        "| | MB/s | ids equal those of `tokenizers` |",
+        "|---|---|---|",
+    ]
+    for name, row in found["contenders"].items():
+        lines.append(f"| {name} | {row['MB_per_second']:.1f} | {'yes' if row['ids_equal'] else 'no'} |")
+    return "\n".join(lines) + "\n"
+
+
+def data_kills() -> str:
+    """A campaign of kills."""
+    found = evidence("bench/data_kills")
+    return (
+        f"{found['kills']} SIGKILLs at random moments over {found['campaigns']} runs of `{found['recipe']}` with "
+        f"{found['workers']} workers (`python bench/data_kills.py --kills {found['kills']}`): every file of every run "
+        "that was gone on with is, byte for byte, that of a run left alone.\n"
+    )
+
+
+def data_curated() -> str:
+    """The same model on a noisy crawl and on what curation leaves of it."""
+    found = evidence("data/curated")
+    lines = [
+        f"Measured {found['date']}: {_millions(found['parameters'])} parameters, {_millions(found['tokens'])} tokens, "
+        f"{found['n']} seeds, {found['measure']} (`{found['command']}`). The difference is paired by seed, with its "
+        "95 % interval.",
+        "",
+        "| held-out text | raw | curated | curated − raw |",
+        "|---|---|---|---|",
+    ]
+    for name, row in found["domains"].items():
+        raw, curated = (sum(row[k]) / len(row[k]) for k in ("raw", "curated"))
+        lines.append(f"| {name} | {raw:.3f} | {curated:.3f} | {_interval(row['effect'])} |")
+    return "\n".join(lines) + "\n"
+
+
+TABLES = {
+    f.__name__: f
+    for f in (
+        data_agreement,
+        data_cluster,
+        data_curated,
+        data_dedup,
+        data_kills,
+        data_speed,
+        data_tokens,
+        extraction,
+    )
+}
+TABLES |= {"train_cpu": train_cpu, "first_run": first_run, "optimizers": optimizers, "swarm": swarm}
 
 
 def main() -> int:
