@@ -1,0 +1,107 @@
+"""Documents of a finished data run (`tilth data run`), by tier: what `tilth run` trains on after curation.
+
+A document keeps its id, address, date, licence and the bytes it came from; its metadata gains `tier` and the `source`
+of the data run, so that it can be traced through (`tilth data trace`).
+
+Fails when: the data run is not finished, or no document climbed to the tier asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from tilth.core.config import Config as BaseConfig
+from tilth.core.errors import DataError
+from tilth.core.hashing import content_hash
+from tilth.core.rundir import read_json
+from tilth.data.document import BATCH_DOCUMENTS, SCHEMA, SourceLedger
+
+CARD = {
+    "title": "Documents of a data run",
+    "paper": "",
+    "claim": "Training reads exactly the documents that curation kept, in their order, and can be traced to them.",
+    "baseline": "",
+    "check": "The documents of a data run's tiers, with and without conditions (tests/data/test_hub.py).",
+    "needs": [],
+    "excludes": [],
+}
+
+
+class Config(BaseConfig):
+    """Which data run, and which of its documents."""
+
+    path: str = Field(min_length=1)
+    """Directory of the data run."""
+    tiers: list[Literal["L1", "L2", "L3", "L4"]] = Field(["L1"], min_length=1)
+    """Tiers whose documents are read, one after the other; a document is in one tier."""
+    where: dict[str, str | int | bool | list[str]] = {}
+    """Conditions: column or key of the metadata -> the value, or one of the values, it must have."""
+
+    def fingerprint(self) -> str:
+        """What the data run was made of, and its files. Raises DataError if it is not finished."""
+        files = [(str(f.relative_to(self._dir())), f.stat().st_size) for f in self._files()]
+        return content_hash([read_json(self._dir() / "identity.json"), files])
+
+    def shards(self) -> list[str]:
+        """One per file."""
+        return [str(f.relative_to(self._dir())) for f in self._files()]
+
+    def read(self, ledger: SourceLedger, shard: str | None = None) -> Iterator[pa.RecordBatch]:
+        """Documents in the order of the tiers, then as the data run has them."""
+        dir = self._dir()
+        for path in self._files():
+            name = str(path.relative_to(dir))
+            if shard is not None and shard != name:
+                continue
+            try:
+                with pq.ParquetFile(path) as file:
+                    for batch in file.iter_batches(BATCH_DOCUMENTS):
+                        if kept := self._of(batch, name, ledger):
+                            yield kept
+            except (pa.ArrowException, OSError) as err:
+                raise DataError(
+                    f"a file of the data run cannot be read: {str(err)[:200]}.", where=str(path), fix="Run it again."
+                ) from None
+
+    def _of(self, batch: pa.RecordBatch, name: str, ledger: SourceLedger) -> pa.RecordBatch | None:
+        columns: dict[str, list[Any]] = {n: batch.column(n).to_pylist() for n in batch.schema.names}
+        rows = []
+        for i in range(batch.num_rows):
+            row = {key: values[i] for key, values in columns.items()}
+            metadata = json.loads(row["metadata"])
+            if any(not self._holds(row.get(k, metadata.get(k)), v) for k, v in self.where.items()):
+                ledger.skip(name, "where", row["text"])
+                continue
+            metadata |= {"tier": row["tier"], "source": row["source"]}
+            rows.append(row | {"source": ledger.source, "metadata": json.dumps(metadata, sort_keys=True)})
+        return pa.RecordBatch.from_pylist(rows, schema=SCHEMA) if rows else None
+
+    @staticmethod
+    def _holds(value: Any, wanted: Any) -> bool:
+        return value in wanted if isinstance(wanted, list) else value == wanted
+
+    def _dir(self) -> Path:
+        from tilth.data.engine.run import result
+
+        return result(self.path)
+
+    def _files(self) -> list[Path]:
+        dir = self._dir()
+        found = [
+            f for tier in dict.fromkeys(self.tiers) for f in sorted((dir / "documents" / tier).glob("part-*.parquet"))
+        ]
+        if not found:
+            there = sorted(p.name for p in (dir / "documents").glob("L*"))
+            raise DataError(
+                f"the data run has no documents of {', '.join(self.tiers)}.",
+                where=str(dir),
+                fix=f"There are {', '.join(there)}." if there else "",
+            )
+        return found
