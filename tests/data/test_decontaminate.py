@@ -57,7 +57,9 @@ def test_hits_equal_a_comparison_of_all_n_grams(
     built = step(tmp_path_factory.mktemp("sets"), items, rule="llama3", ngram=n)
     verdicts = built.judge(batch(rows))
     assert verdicts.keep.all() and verdicts.text is None and not verdicts.edits
-    got = verdicts.metadata.get("contamination", [None] * len(rows))
+    got = verdicts.metadata["contamination"]
+    alone = [built.judge(batch([row])).metadata["contamination"][0] for row in rows]
+    assert got == alone  # whatever else is in the batch
     for text, hits in zip(rows, got, strict=True):
         here = plain_words(text)
         expected: dict[int, set[int]] = {}
@@ -210,7 +212,7 @@ def test_frequent_n_grams_are_left_out_and_listed(tmp_path: Path) -> None:
         ],
         key=str,
     )
-    assert built.judge(batch([template, saying])).metadata == {}
+    assert built.judge(batch([template, saying])).metadata == {"contamination": [None, None]}
     kept = step(tmp_path, items, rule="llama3", ngram=13, max_items=3, general=general, general_count=3)
     assert not kept.index.excluded and len(kept.judge(batch([template])).metadata["contamination"][0]) == 3
 
@@ -260,7 +262,7 @@ def test_gsm8k_test_items_planted_in_training_text_are_all_found(tmp_path: Path)
     built = Config(sets=sets, rule="llama3", ngram=13).build()
     train = [row["text"] for row in rows("math-gsm8k-train")][:1400]
     test = [row["question"] for row in rows("math-gsm8k-test")]
-    before = built.judge(batch(train)).metadata.get("contamination", [None] * len(train))
+    before = built.judge(batch(train)).metadata["contamination"]
     own = {tuple(plain_words(t)[i : i + 13]) for t in test for i in range(len(plain_words(t)) - 12)}
     for text, hits in zip(train, before, strict=True):  # every one of them
         words = plain_words(text)

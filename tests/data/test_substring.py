@@ -104,7 +104,7 @@ def test_says_where_a_span_stood_first_and_keeps_sources_apart(tmp_path: Path) -
     assert got.text is not None and got.text.to_pylist() == [*(r.text for r in rows[:2]), "three", ""]
     assert step.judge(next(first), 0, 0, space).text is None
     metadata = step.judge(next(second), 0, 1, space).metadata
-    assert metadata == {"substring_words": [10, 10], "substring_first": [["0:1"], ["0:1"]]}
+    assert metadata == {"substring_words": [10, 10], "substring_first": [["000001"], ["000001"]]}
     assert json.loads(json.dumps(metadata)) == metadata
     got, _ = run(Config(length=10, min_left=0, scope="source").build(), rows, tmp_path / "source", part_rows=2)
     assert got.text is not None and got.text.to_pylist()[2:] == ["three", span]

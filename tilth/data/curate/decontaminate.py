@@ -185,8 +185,7 @@ class Decontaminate:
         if changed:
             rows = [changed.get(i, text) for i, text in enumerate(column.to_pylist())]
             out.text = pa.array(rows, pa.large_string())
-        if any(found):
-            out.metadata = {"contamination": found}
+        out.metadata = {"contamination": found}
         return out
 
     def words(self, text: str) -> list[Word]:

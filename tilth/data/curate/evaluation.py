@@ -193,10 +193,10 @@ class Met:
 
     def add(self, hits: Iterable[dict[str, Any]] | str) -> None:
         """Count the hits of one document (its metadata `contamination`, or all its metadata as JSON)."""
-        if isinstance(hits, str):
-            hits = json.loads(hits).get("contamination", [])
+        found: Iterable[dict[str, Any]]
+        found = json.loads(hits).get("contamination", []) if isinstance(hits, str) else hits
         sets = set()
-        for hit in hits:
+        for hit in found:
             sets.add(hit["set"])
             self._met.setdefault((hit["set"], hit["item"]), set()).update(range(*hit["words"]))
         self._documents.update(sets)

@@ -50,7 +50,20 @@ CARD = {
     "check": "undo(execute(text)) is the text, for random programs; outcomes by hand (tests/data/test_refine.py).",
     "needs": [],
     "excludes": [],
+    "exempt": {
+        "knob:model": "its values are directories of the user's",
+        "knob:stages": "is read with a model only",
+        "knob:document_prompt": "is read with a model only",
+        "knob:chunk_prompt": "is read with a model only",
+        "knob:document_tokens": "is read with a model only",
+        "knob:chunk_tokens": "is read with a model only",
+        "knob:answer_tokens": "is read with a model only",
+        "knob:scope": "is read with a model only: rules write no chunks",
+        "knob:max_errors": "rules write no program with errors",
+    },
 }
+
+KNOBS = {"rules": ["share"], "min_share": {"min_share": 0.9, "min_words": 0}}
 
 _SHOWN = 20  # rejected calls that are kept per document
 _MENU = (
@@ -173,8 +186,7 @@ class Refine:
             rows[i] = result.text
         if out.edits:
             out.text = pa.array(rows, pa.large_string())
-        if any(facts):
-            out.metadata = {"refine": facts}
+        out.metadata = {"refine": facts}
         return out
 
     def programs(self, text: str) -> list[Program]:
@@ -305,7 +317,7 @@ class _Model:
 
     def head(self, text: str, tokens: int) -> str:
         ids = self._tokenizer(text, add_special_tokens=False, truncation=True, max_length=tokens)["input_ids"]
-        return text if len(ids) < tokens else self._tokenizer.decode(ids)
+        return text if len(ids) < tokens else str(self._tokenizer.decode(ids))
 
     def count(self, lines: Sequence[str]) -> list[int]:
         return [len(ids) for ids in self._tokenizer(list(lines), add_special_tokens=False)["input_ids"]]
@@ -323,4 +335,4 @@ class _Model:
                 max_new_tokens=tokens,
                 pad_token_id=self._tokenizer.eos_token_id or 0,
             )
-        return self._tokenizer.decode(made[0, given.shape[1] :], skip_special_tokens=True)
+        return str(self._tokenizer.decode(made[0, given.shape[1] :], skip_special_tokens=True))

@@ -75,13 +75,16 @@ def after(verdicts: Verdicts, signals: Signals) -> Signals:
 def _changed(batch: pa.RecordBatch, verdicts: Verdicts) -> pa.RecordBatch:
     if verdicts.text is not None:
         batch = batch.set_column(batch.schema.get_field_index("text"), "text", verdicts.text)
-    if verdicts.metadata:
-        rows = [json.loads(m) for m in batch.column("metadata").to_pylist()]
-        for name, values in verdicts.metadata.items():
-            for row, value in zip(rows, values, strict=True):
-                if value is not None:
-                    row[name] = value
-        column = pa.array([json.dumps(r, ensure_ascii=False, sort_keys=True) for r in rows], pa.string())
+    facts: dict[int, dict[str, Any]] = {}
+    for name, values in verdicts.metadata.items():
+        for row, value in enumerate(values):
+            if value is not None:
+                facts.setdefault(row, {})[name] = value
+    if facts:
+        rows = batch.column("metadata").to_pylist()
+        for row, more in facts.items():
+            rows[row] = json.dumps(json.loads(rows[row]) | more, ensure_ascii=False, sort_keys=True)
+        column = pa.array(rows, pa.string())
         batch = batch.set_column(batch.schema.get_field_index("metadata"), "metadata", column)
     return batch
 

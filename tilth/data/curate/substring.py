@@ -35,6 +35,7 @@ from pydantic import Field
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.protocols import Edit, Verdicts
+from tilth.core.rundir import read_json, write_json
 from tilth.data.native import hashing
 from tilth.data.native import substring as native
 from tilth.data.native.buffers import texts
@@ -54,6 +55,17 @@ CARD = {
     "check": "Spans equal those of a quadratic comparison of all windows (tests/data/test_substring.py).",
     "needs": [],
     "excludes": [],
+    "exempt": {
+        "knob:tokens": "its other values are files of the user's",
+        "knob:bucket_bytes": "bounds memory and changes no outcome, which the tests hold it to",
+    },
+}
+
+KNOBS = {
+    "share": {"policy": "drop_document", "share": 0.01},
+    "policy": "remove_all",
+    "min_left": 10_000,
+    "scope": "source",
 }
 
 _NOWHERE = np.uint64(2**64 - 1)
@@ -89,10 +101,10 @@ class Substring:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._tokenizer = None if config.tokens == "words" else _tokenizer(config.tokens)
-        self._spans: tuple[Path, np.ndarray] | None = None
+        self._spans: tuple[Path, np.ndarray, list[str]] | None = None
 
     def sketch(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
-        """row uint32, salt uint64, words large_binary (uint64 each, little-endian) of the documents long enough."""
+        """row uint32, id, salt uint64, words large_binary (uint64 each, little-endian) of the documents long enough."""
         words = self._words(batch.column("text"))
         rows = np.flatnonzero(np.diff(words.offsets) >= self._config.length)
         salts = clusters.scopes(batch, self._config.scope)[rows]
@@ -100,8 +112,13 @@ class Substring:
             pa.large_binary(), batch.num_rows, [None, pa.py_buffer(words.offsets * 8), pa.py_buffer(words.hashes)]
         )
         return pa.record_batch(
-            [pa.array(rows + first, pa.uint32()), pa.array(salts, pa.uint64()), blob.take(pa.array(rows))],
-            names=["row", "salt", "words"],
+            [
+                pa.array(rows + first, pa.uint32()),
+                batch.column("id").take(pa.array(rows)),
+                pa.array(salts, pa.uint64()),
+                blob.take(pa.array(rows)),
+            ],
+            names=["row", "id", "salt", "words"],
         )
 
     def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
@@ -131,23 +148,24 @@ class Substring:
     def judge(self, batch: pa.RecordBatch, first: int, part: int, space: Space) -> Verdicts:
         """Cut what repeats, or drop the documents that mostly do.
 
-        Metadata: `substring_words`, how many words repeat; `substring_first`, the places ("part:row") of the documents
-        that had the spans first (of the document's own place: elsewhere in itself).
+        Metadata: `substring_words`, how many words repeat; `substring_first`, ids of the documents that had the spans
+        first (its own: a span that stood before in itself).
         """
-        spans = self._load(space.dir / "spans" / f"{part:06d}")
+        spans, owners = self._load(space.dir / "spans" / f"{part:06d}")
         n = batch.num_rows
         keep, reason = np.ones(n, dtype=bool), [""] * n
         value, threshold = np.full(n, np.nan), np.full(n, np.nan)
         metadata: dict[str, list[Any]] = {"substring_words": [None] * n, "substring_first": [None] * n}
         column, edits, changed = batch.column("text"), [], {}
         low, high = np.searchsorted(spans[:, 0], [first, first + n])
-        for row, group in itertools.groupby(spans[low:high].tolist(), key=lambda span: span[0]):
-            i, cuts = row - first, list(group)
+        for row, group in itertools.groupby(range(low, high), key=lambda k: int(spans[k, 0])):
+            i, which = row - first, list(group)
+            cuts = spans[which, 1:].tolist()
             text = column[i].as_py()
             starts, stops = self._places(text)
-            repeated = sum(stop - start for _, start, stop, _, _ in cuts)
+            repeated = sum(stop - start for start, stop in cuts)
             metadata["substring_words"][i] = repeated
-            metadata["substring_first"][i] = sorted({f"{part}:{row}" for *_, part, row in cuts})
+            metadata["substring_first"][i] = sorted({owners[k] for k in which})
             if self._config.policy == "drop_document":
                 if repeated > self._config.share * len(starts):
                     keep[i], reason[i] = False, "repeated text"
@@ -157,7 +175,7 @@ class Substring:
                 keep[i], reason[i] = False, "too little left of repeated text"
                 value[i], threshold[i] = len(starts) - repeated, self._config.min_left
                 continue
-            ranges = [_range(text, starts, stops, start, stop) for _, start, stop, _, _ in cuts]
+            ranges = [_range(text, starts, stops, start, stop) for start, stop in cuts]
             made = [Edit(i, a, b, "repeated text", text[a:b], "") for a, b in ranges if a < b]
             edges = [0, *itertools.chain.from_iterable((e.start, e.stop) for e in made), len(text)]
             changed[i] = "".join(text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True))
@@ -168,10 +186,10 @@ class Substring:
             out.text = pa.array(rows, pa.large_string())
         return out
 
-    def _load(self, path: Path) -> np.ndarray:
+    def _load(self, path: Path) -> tuple[np.ndarray, list[str]]:
         if self._spans is None or self._spans[0] != path:
-            self._spans = (path, np.load(path / "spans.npy", allow_pickle=False))
-        return self._spans[1]
+            self._spans = (path, np.load(path / "spans.npy", allow_pickle=False), read_json(path / "first.json"))
+        return self._spans[1:]
 
     def _words(self, column: pa.Array) -> Words:
         if self._tokenizer is None:
@@ -264,6 +282,7 @@ def _candidates(aside: Path, space: Space, index: int, length: int, count: int) 
     """keys.npy uint64 [m, 2]: hashes of the part's windows with repeated anchors, sorted, distinct.
 
     starts.npy int64 [m + 1] into places.npy uint64: where each of them stands in the part (row << 32 | word), in order.
+    ids.npy bytes: the ids of the rows in rows.npy, each before its id_stops.npy.
     """
     anchors = np.load(_in(space, "anchors", index) / "keys.npy", allow_pickle=False)
     repeated = anchors[_answers(space, "repeated", index, count)]
@@ -275,6 +294,26 @@ def _candidates(aside: Path, space: Space, index: int, length: int, count: int) 
     np.save(aside / "keys.npy", records[first, :2])
     np.save(aside / "starts.npy", np.append(first, len(records)))
     np.save(aside / "places.npy", np.ascontiguousarray(records[:, 2]))
+    rows, ids = [], []
+    for batch in space.sketch(index):
+        rows += batch.column("row").to_pylist()
+        ids += [name.encode() for name in batch.column("id").to_pylist()]
+    np.save(aside / "rows.npy", np.array(rows, np.int64))
+    np.save(aside / "ids.npy", np.frombuffer(b"".join(ids), np.uint8))
+    np.save(aside / "id_stops.npy", np.cumsum([len(name) for name in ids], dtype=np.int64))
+
+
+def _ids(space: Space, places: np.ndarray) -> list[str]:
+    """Ids of the documents at places uint64 (part << 32 | row)."""
+    out = [""] * len(places)
+    parts = (places >> np.uint64(32)).astype(np.int64)
+    for part in np.unique(parts).tolist():
+        folder, at = _in(space, "windows", part), np.flatnonzero(parts == part)
+        ids, stops = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "id_stops"))
+        which = np.searchsorted(np.load(folder / "rows.npy", mmap_mode="r"), places[at] & np.uint64(2**32 - 1))
+        for i, k in zip(at.tolist(), which.tolist(), strict=True):
+            out[i] = ids[stops[k - 1] if k else 0 : stops[k]].tobytes().decode()
+    return out
 
 
 def _shared(aside: Path, space: Space, index: int, count: int) -> None:
@@ -306,8 +345,8 @@ def _shared(aside: Path, space: Space, index: int, count: int) -> None:
 
 
 def _covered(aside: Path, space: Space, index: int, length: int, count: int, every: bool) -> None:
-    """spans.npy int64 [s, 5]: row, first word, word after the last, and the part and row that have the span's first
-    window first; in order, and apart. `every`: the first copies too."""
+    """spans.npy int64 [s, 3]: row, first word, word after the last; in order, and apart. first.json: of each, the id of
+    the document that has its first window first. `every`: the first copies too."""
     folder = _in(space, "windows", index)
     starts = np.load(folder / "starts.npy", allow_pickle=False)
     places = np.load(folder / "places.npy", mmap_mode="r")
@@ -327,9 +366,8 @@ def _covered(aside: Path, space: Space, index: int, length: int, count: int, eve
     begins[1:] = (np.diff(row) != 0) | (np.diff(word) > length)  # windows that touch make one span
     first = np.flatnonzero(begins)
     last = np.append(first[1:], len(place))[: len(first)] - 1
-    owner = owner[first].astype(np.int64)
-    spans = np.stack([row[first], word[first], word[last] + length, owner >> 32, owner & (2**32 - 1)], axis=1)
-    np.save(aside / "spans.npy", spans.reshape(-1, 5))
+    np.save(aside / "spans.npy", np.stack([row[first], word[first], word[last] + length], axis=1).reshape(-1, 3))
+    write_json(aside / "first.json", _ids(space, owner[first]))
 
 
 def _in(space: Space, name: str, index: int) -> Path:

@@ -4,7 +4,8 @@ A pass reads a part's documents, applies the verdicts of the step across documen
 once for the text as it stands, applies its steps, and writes, in a directory of its own:
 
     documents.parquet    those that are left, as they are left, with tier and parent
-    decisions.parquet    one row per document and step: keep, drop or edit, and the rule, value and limit behind a drop
+    decisions.parquet    one row per document and step: keep, drop or edit, and the rule, value and limit behind a drop;
+                         `facts`: JSON of what else the step found out about a document it drops
     edits.parquet        one row per change to a text that stayed
     signals-<k>.parquet  id and signals, of all documents that came to step k with the text as it stood there
     sketch.parquet       records for the step across documents that follows
@@ -36,7 +37,6 @@ from tilth.data.curate import steps
 from tilth.data.curate.steps import Signals
 from tilth.data.document import SCHEMA, excerpt
 from tilth.data.reading import Unreadable
-from tilth.data.reading import Unreadable
 
 from .across import SKETCH, Space
 from .files import Writer, read
@@ -52,6 +52,7 @@ DECISIONS = pa.schema(
         ("reason", pa.string()),
         ("value", pa.float64()),
         ("threshold", pa.float64()),
+        ("facts", pa.string()),
     ]
 )
 EDITS = pa.schema(
@@ -329,6 +330,7 @@ class _Output:
                     pa.array(verdicts.reason, pa.string()),
                     pa.array(nothing if verdicts.value is None else verdicts.value, pa.float64()),
                     pa.array(nothing if verdicts.threshold is None else verdicts.threshold, pa.float64()),
+                    pa.array([_facts(verdicts, i) for i in range(n)], pa.string()),
                 ],
                 schema=DECISIONS,
             )
@@ -375,6 +377,14 @@ class _Extract:
                 keep[i] = not reason[i]
             texts.append(text)
         return Verdicts(keep, reason, text=pa.array(texts, pa.large_string()))
+
+
+def _facts(verdicts: Verdicts, row: int) -> str:
+    """As JSON, what a step found out about a document that it drops; of one that stays it is in the metadata."""
+    if verdicts.keep[row]:
+        return ""
+    facts = {name: values[row] for name, values in verdicts.metadata.items() if values[row] is not None}
+    return json.dumps(facts, ensure_ascii=False, sort_keys=True) if facts else ""
 
 
 def promoted(parent: str, tier: str) -> str:
