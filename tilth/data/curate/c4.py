@@ -65,6 +65,8 @@ class Config(BaseConfig):
 class C4:
     """Judges by the line signals, and edits."""
 
+    edits = True
+
     def __init__(self, config: Config) -> None:
         signal = resolve("signal", {"use": "c4", **config.model_dump(exclude={"min_sentences"})})
         rules = [

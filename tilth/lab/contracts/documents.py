@@ -96,7 +96,9 @@ def answers(area: str, given: dict[str, Any], rows: Sequence[Document], cuts: Se
     kind = steps.kind(step)
     if kind == "across":
         return _across(spec, rows, cuts)
-    return _said(steps.judge(step, Signals(batch, {})), batch)
+    verdicts = steps.judge(step, Signals(batch, {}))
+    assert verdicts.text is None or getattr(step, "edits", False), "a step that may edit says so: edits = True"
+    return _said(verdicts, batch)
 
 
 def _extracted(built: Any, row: Document) -> str:
