@@ -80,6 +80,14 @@ def test_counts_hold_when_the_memory_of_chunks_is_full() -> None:
 
 
 @needs_native
+def test_ngrams_of_endless_texts_are_those_of_their_beginning() -> None:
+    times, rest = divmod(text.MOST_GRAM_TOKENS, 6)
+    assert rest >= 2
+    table = text.compute(column(["a b c d e f " * times + "a b c d e f " * 1000, "a b a b"]), ["repetition"])
+    assert table.counts["top_2"].tolist() == [3 * (times + 1), 6]
+
+
+@needs_native
 def test_threads_do_not_disturb_each_other() -> None:
     rng = random.Random(4)
     parts = [column(["".join(rng.choices(PIECES, k=300)) for _ in range(20)]) for _ in range(4)]

@@ -195,7 +195,14 @@ def exceptions() -> dict[str, Pieces]:
 
 
 def _class(codes: Iterable[int]) -> str:
-    return "".join(f"\\U{c:08x}" for c in sorted(codes))
+    """Code points as the ranges of a class of characters."""
+    ranges: list[list[int]] = []
+    for c in sorted(codes):
+        if ranges and ranges[-1][1] == c - 1:
+            ranges[-1][1] = c
+        else:
+            ranges.append([c, c])
+    return "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in ranges)
 
 
 class _Patterns:

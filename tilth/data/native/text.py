@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 
+MOST_GRAM_TOKENS = 1 << 22
+"""N-grams are counted among the first so many tokens of a text (some 20 MB), which bounds the memory they take."""
+
 FAMILIES = {
     "gopher": (
         "tokens words word_chars hashes ellipses alpha_words stop_words lines bullet_lines ellipsis_lines"
@@ -302,6 +305,7 @@ def _repetition(text: str, tokens: list[str]) -> dict[str, int]:
     counts = {"paragraphs": len(paragraphs), "nl_lines": len(lines)}
     counts["dup_paragraphs"], counts["dup_paragraph_chars"] = _duplicates(paragraphs)
     counts["dup_lines"], counts["dup_line_chars"] = _duplicates(lines)
+    tokens = tokens[:MOST_GRAM_TOKENS]
     for n in (2, 3, 4):
         grams = Counter(" ".join(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
         counts[f"top_{n}"] = max((count, len(gram) * count) for gram, count in grams.most_common(1))[1] if grams else 0

@@ -70,21 +70,21 @@ private:
 
 class Grams {
 public:
-    Grams() { clear(); }
+    static constexpr size_t MOST = 1 << 22;  // tokens; those after are left out (text.MOST_GRAM_TOKENS)
+
+    Grams() { reset(1 << 12); }
 
     void clear() {
+        if (room_ > 1 << 18) *this = Grams();  // what a long document took is given back
         size_ = 0;
-        room_ = std::min<size_t>(room_, 1 << 16);  // what one long document took is given back
-        resize();
-        joined_[0] = chars_[0] = 0;
-        unshift_[0] = power_ = 1;
+        power_ = 1;
     }
 
     void add(const chunks::Token& t) {
         using english::Joined, english::joined;
         if (size_ == room_) {
-            room_ *= 2;
-            resize();
+            if (size_ == MOST) return;
+            reset(2 * room_);
         }
         size_t i = size_++;
         hashes_[i] = t.hash;
@@ -109,22 +109,19 @@ public:
     }
 
 private:
-    size_t size_ = 0, room_ = 1 << 12;
+    size_t size_ = 0, room_ = 0;
     std::vector<uint64_t> hashes_, joined_, unshift_;  // joined_[i]: of the first i tokens as one string
     std::vector<uint32_t> chars_;  // in the first i tokens
     std::vector<uint8_t> maybe_;
-    uint64_t power_;
+    uint64_t power_ = 1;
     Twice twice_;
     Counter counter_;
 
-    void resize() {
-        if (hashes_.size() == room_ + 1) return;
-        for (auto* v : {&hashes_, &joined_, &unshift_}) {
-            v->resize(room_ + 1);
-            v->shrink_to_fit();
-        }
-        chars_.resize(room_ + 1);
-        chars_.shrink_to_fit();
+    void reset(size_t room) {
+        room_ = room;
+        for (auto* v : {&hashes_, &joined_, &unshift_}) v->resize(room + 1);
+        chars_.resize(room + 1);
+        unshift_[0] = 1;
     }
 
     int64_t top(int n) {
