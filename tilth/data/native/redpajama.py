@@ -230,7 +230,9 @@ def _cases() -> np.ndarray:
 def _library() -> ctypes.CDLL | None:
     here = Path(__file__).parent
     try:
-        return load(here / "redpajama.cpp", headers=[here / "unicode.hpp"], flags=["-ffp-contract=off"])
+        return load(
+            here / "redpajama.cpp", headers=[here / "ids.hpp", here / "unicode.hpp"], flags=["-ffp-contract=off"]
+        )
     except Unavailable as reason:
         log.warning("the signals of RedPajama work in plain Python, some hundred times slower: %s", reason)
         return None
