@@ -231,6 +231,27 @@ def test_what_was_met_sums_over_documents_and_parts(tmp_path: Path) -> None:
     assert out["most"] == [{"item": 0, "share": 0.8}, {"item": 1, "share": 0.5}]
 
 
+def test_hits_of_a_run_are_summed_whether_documents_stayed_or_went(tmp_path: Path) -> None:
+    from tilth.data.engine.recipe import DataRecipe
+    from tilth.data.engine.run import run
+
+    rng = random.Random(9)
+    items = [" ".join(salad(rng, 20)) for _ in range(3)]
+    (tmp_path / "in").mkdir()
+    rows = [items[0], " ".join(salad(rng, 400) + items[1].split()[:13]), " ".join(salad(rng, 50))]
+    write(tmp_path / "in" / "a.jsonl", [{"text": t} for t in rows])
+    sets = {"exam": {"path": write(tmp_path / "exam.jsonl", [{"text": t} for t in items])}}
+    step = {"use": "decontaminate", "sets": sets}
+    recipe = DataRecipe.model_validate(
+        {"name": "x", "sources": {"a": {"use": "files", "path": str(tmp_path / "in")}}, "steps": [step]}
+    )
+    done = run(recipe, root=tmp_path / "runs", engine="inline", say=lambda _: None)
+    met = resolve("curate", step).build().met()
+    met.add_run(done.dir)
+    out = met.to_dict()["exam"]
+    assert (out["documents"], out["touched"], out["covered"]) == (2, 2, {"0.2": 2, "0.5": 2, "0.8": 1})
+
+
 def test_says_what_is_wrong_with_a_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not there"):
         Config(sets={"x": EvalSet(path=str(tmp_path / "no.jsonl"))}).build()

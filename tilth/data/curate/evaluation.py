@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from pydantic import Field
 
 from tilth.core.config import Config
@@ -200,6 +201,21 @@ class Met:
             sets.add(hit["set"])
             self._met.setdefault((hit["set"], hit["item"]), set()).update(range(*hit["words"]))
         self._documents.update(sets)
+
+    def add_run(self, dir: Path) -> None:
+        """Count the hits in a data run: of documents that stayed in their metadata, each once however many tiers it
+        climbed, of those dropped in the decisions."""
+        counted: set[str] = set()
+        for path in sorted((dir / "documents").glob("*/*.parquet")):
+            for row in pq.read_table(path, columns=["id", "parent", "metadata"]).to_pylist():
+                if '"contamination"' in row["metadata"]:
+                    if row["parent"] not in counted:
+                        self.add(row["metadata"])
+                    counted.add(row["id"])
+        for path in sorted(dir.glob("pass-*/*/decisions.parquet")):
+            for facts in pq.read_table(path, columns=["facts"]).column("facts").to_pylist():
+                if '"contamination"' in facts:
+                    self.add(facts)
 
     def to_dict(self) -> dict[str, Any]:
         """Per set: items, those too short for an n-gram, training documents touched, items touched, items whose words
