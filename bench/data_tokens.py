@@ -1,6 +1,6 @@
 """Tokenisation side by side: tilth, DataTrove's DocumentTokenizer, `tokenizers` and tiktoken on the same documents.
 
-    python -m venv .venv-data-peers && .venv-data-peers/bin/pip install 'datatrove[io,processing]' tiktoken
+    python -m venv .venv-data-peers && .venv-data-peers/bin/pip install --no-deps -r bench/data_peers.txt
     python bench/data_tokens.py [--rounds 3] [--python .venv-data-peers/bin/python] [--work FOLDER]
 
 Documents: the shared corpora, one after the other, in four Parquet files of about equal size. Tokenizer: byte-level BPE

@@ -45,6 +45,10 @@ def make(config: Tokens, dir: Path, do: Callable[[str, list[Task]], list[Task]],
     if not target.is_dir():
         documents = _Documents(parts, content_hash(read_json(dir / "identity.json")))
         tokenizer: Path = config.tokenizer.prepare(documents, dir, say)
+        loaded = _loaded(tokenizer)
+        head, tail, _ = separators(loaded)
+        framed = " + ".join([*(f"token {t}" for t in head), "text", *(f"token {t}" for t in tail)])
+        say(f"tokens: a vocabulary of {loaded.vocab_size:,}; a document is {framed}")
         done = do("tokens", tasks(parts, tokenizer, pieces, config.pack))
         do("one store", [Task(target, partial(assemble, [task.target for task in done], tokenizer, config.pack))])
     for leftover in (pieces, *dir.glob("tokenizer-*")):  # the result has its own copy
