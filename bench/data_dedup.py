@@ -1,6 +1,6 @@
 """MinHash deduplication beside DataTrove's: what is found of planted copies, whether signatures are equal, and speed.
 
-    python -m venv .venv-data-peers && .venv-data-peers/bin/pip install -r bench/data_peers.txt datasketch==2.0.0
+    python -m venv .venv-data-peers && .venv-data-peers/bin/pip install -r bench/data_peers.txt
     python bench/data_dedup.py                                  # writes evidence/bench/data_dedup.json
 
 Documents are pieces of the shared corpora (encyclopaedia, books, manuals, Python code). For each edit rate from 1 to

@@ -42,6 +42,9 @@ CARD = {
     "excludes": [],
 }
 
+KNOBS = {"shards": {"ngram": 1, "threshold": 0.5, "shards": 3}}
+"""Where the contract's documents show a knob."""
+
 
 class Config(BaseConfig):
     """The rule and the filter's size."""

@@ -43,6 +43,9 @@ CARD = {
     "excludes": [],
 }
 
+KNOBS = {"scope": "source"}
+"""Where the contract's documents show a knob."""
+
 
 class Config(BaseConfig):
     """What a unit is, when two are the same, and what becomes of the documents."""
@@ -56,7 +59,8 @@ class Config(BaseConfig):
     min_chars: int = Field(1, ge=1)
     """Shorter windows are left alone; characters in the form they are compared in."""
     scope: str = "global"
-    """Where copies are looked for: global, within each source, or within each value of a metadata field ("dump")."""
+    """Where copies are looked for: global, within each source, or within each value of a metadata field ("dump");
+    documents without the field are one scope."""
     keep: clusters.Keep = "first"
     """Whose copy stays: of the first document, the longest, the newest, or of the first source of a list."""
     min_words: int = Field(1, ge=0)

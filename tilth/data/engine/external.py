@@ -18,8 +18,8 @@ import numpy as np
 from .across import Space
 from .tasks import Task
 
-RECORDS = 1 << 22
-"""A chunk, a group and a bucket hold about so many records: some hundred megabytes at work."""
+RECORDS = 1 << 21
+"""A chunk, a group and a bucket hold about so many records: a hundred or two of megabytes at work."""
 
 
 @dataclass(frozen=True)
