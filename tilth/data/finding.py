@@ -8,11 +8,13 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from tilth.core.errors import DataError, nearest
+from tilth.data import remote
 from tilth.data.reading import Unreadable
+from tilth.data.remote import Remote
 
 
 class Found(NamedTuple):
@@ -20,13 +22,13 @@ class Found(NamedTuple):
     was named itself, so it may be a link to anywhere)."""
 
     name: str
-    path: Path
+    path: Path | Remote
     top: Path | None
 
     @property
     def leads_out(self) -> bool:
         """Whether it is a link that leads out of the folder it was found in (or round in a circle)."""
-        return self.top is not None and not _within(self.path, self.top)
+        return self.top is not None and isinstance(self.path, Path) and not _within(self.path, self.top)
 
     @property
     def suffix(self) -> str:
@@ -61,6 +63,9 @@ def find(given: Sequence[str], suffixes: Sequence[str]) -> tuple[Path, list[Foun
     Folders give the files whose lower-case name ends in one of `suffixes`, before .gz or .zst; a link to a folder
     elsewhere is given instead of being followed. Raises DataError for what does not exist and where nothing is found.
     """
+    given, urls = [remote.local(g) or g for g in given], [g for g in given if remote.is_url(g) and not remote.local(g)]
+    if urls:
+        return _find_remote(given, urls, suffixes)
     found: dict[Path, Path | None] = {}
     tops: list[Path] = []
     inside: Iterator[Path]
@@ -88,6 +93,25 @@ def find(given: Sequence[str], suffixes: Sequence[str]) -> tuple[Path, list[Foun
     return root, sorted(Found(_name(path.relative_to(root)), path, top) for path, top in found.items())
 
 
+def _find_remote(given: Sequence[str], urls: list[str], suffixes: Sequence[str]) -> tuple[Path, list[Found]]:
+    """Files behind URLs are named by their whole URL."""
+    if len(urls) < len(given):
+        raise DataError("paths and URLs cannot be mixed in one source.", where=", ".join(given), fix="Use two sources.")
+
+    def wanted(name: PurePosixPath) -> bool:
+        return _has(name.name, suffixes) and not any(p.startswith(".") or p == "__pycache__" for p in name.parts)
+
+    found = {file.url: file for url in urls for file in remote.listing(url, wanted)}
+    if not found:
+        raise DataError("there are no files here that are read.", where=", ".join(map(remote._bare, urls)))
+    return Path(), [Found(url, found[url], None) for url in sorted(found)]
+
+
+def _has(name: str, suffixes: Sequence[str]) -> bool:
+    endings = (name.lower(), uncompressed(name.lower()))
+    return not name.startswith(".") and any(n.endswith(s) for n in endings for s in suffixes)
+
+
 def uncompressed(name: str) -> str:
     """A lower-case file name without the suffix of its compression."""
     return name.removesuffix(".gz").removesuffix(".zst")
@@ -97,8 +121,7 @@ def _walk(top: Path, suffixes: Sequence[str]) -> Iterator[Path]:
     for folder, folders, files in os.walk(top):
         folders[:] = [f for f in folders if not f.startswith(".") and f != "__pycache__"]
         for name in files:
-            endings = (name.lower(), uncompressed(name.lower()))
-            if not name.startswith(".") and any(n.endswith(s) for n in endings for s in suffixes):
+            if _has(name, suffixes):
                 yield Path(folder, name)
         for name in folders:
             link = Path(folder, name)

@@ -25,6 +25,10 @@ import pyarrow.parquet as pq
 import zstandard
 
 from tilth.data.document import excerpt
+from tilth.data.remote import Remote
+
+File = Path | Remote
+"""A file here, or one behind a URL."""
 
 READ_BYTES = 1 << 20
 HEAD_BYTES = 1600
@@ -81,7 +85,7 @@ class Record(NamedTuple):
     """Its bytes in the stream, without the separator. A whole stream that is left early stops where it was left."""
 
 
-def chunks(path: Path, limits: Limits, start: int = 0) -> Iterator[bytes]:
+def chunks(path: File, limits: Limits, start: int = 0) -> Iterator[bytes]:
     """The bytes of a file, inflated if its name ends in .gz or .zst. Raises Unreadable where they stop making sense.
     `start`: the byte of the file, which must not be compressed, to begin at."""
     try:
@@ -93,12 +97,20 @@ def chunks(path: Path, limits: Limits, start: int = 0) -> Iterator[bytes]:
                 context = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES)
                 yield from _inflate(file, context.decompressobj, 1 << 10, limits)
             else:
+                total = 0
                 while data := file.read(READ_BYTES):
+                    total += len(data)
+                    if not isinstance(path, Path):  # a server may send for ever
+                        limits.check(total, total)
                     yield data
     except (zlib.error, zstandard.ZstdError) as err:
         raise Unreadable(f"damaged {path.suffix.lower()} data", str(err)[:100]) from None
     except OSError as err:
         raise Unreadable(f"cannot be read: {err.strerror or err}") from None
+    except Exception as err:
+        if isinstance(path, Path) or isinstance(err, Unreadable):
+            raise
+        raise Unreadable("cannot be read from afar", f"{type(err).__name__}: {str(err)[:100]}") from None
 
 
 def _inflate(file: Any, new: Any, step: int, limits: Limits) -> Iterator[bytes]:
@@ -157,7 +169,7 @@ def records(stream: Iterator[bytes], separator: bytes | None, limit: int, at: in
         yield Record(number, bytes(buffer), False, begin, at + len(buffer))
 
 
-def piece(path: Path, separator: bytes, limits: Limits, start: int, stop: int) -> Iterator[Record]:
+def piece(path: File, separator: bytes, limits: Limits, start: int, stop: int) -> Iterator[Record]:
     """Those records of a file that is not compressed which begin in the bytes from `start` to `stop`. Pieces that
     touch give each record once, if `separator` cannot overlap itself. Numbers are those of the piece."""
     at = max(0, start - len(separator))  # a separator that ends at `start` lets a record begin there
@@ -168,7 +180,7 @@ def piece(path: Path, separator: bytes, limits: Limits, start: int, stop: int) -
             yield record
 
 
-def can_cut(path: Path, separator: bytes) -> bool:
+def can_cut(path: File, separator: bytes) -> bool:
     """Whether a file that is not compressed can be read from its middle on: no beginning of the separator is also its
     end, and the file is not in another encoding, which is said once of the whole."""
     try:
@@ -347,15 +359,15 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def parquet_rows(
-    path: Path, text_field: str, fields: list[str], limits: Limits, groups: range | None = None
+    path: File, text_field: str, fields: list[str], limits: Limits, groups: range | None = None
 ) -> Iterator[dict[str, Any] | Unreadable]:
     """Rows of a Parquet file, or of some of its row groups: `text_field` and `fields`. A row whose text is unusable is
     an Unreadable in its place; a file that is raises one. Texts stay dictionary-coded until each is known to be small
     enough."""
     try:
-        with pq.ParquetFile(path) as file:
+        with _parquet(path) as file:
             _check_parquet(file, path, [text_field, *fields], limits)
-        with pq.ParquetFile(path, read_dictionary=[text_field]) as file:
+        with _parquet(path, read_dictionary=[text_field]) as file:
             inflated = 0
             wanted = list(groups) if groups is not None else None
             for batch in file.iter_batches(batch_size=256, row_groups=wanted, columns=[text_field, *fields]):
@@ -378,23 +390,29 @@ def parquet_rows(
         raise Unreadable("not readable as Parquet", str(err)[:200]) from None
 
 
-def parquet_groups(path: Path) -> list[int]:
+def _parquet(path: File, **options: Any) -> pq.ParquetFile:
+    return pq.ParquetFile(path if isinstance(path, Path) else path.open("rb"), **options)
+
+
+def parquet_groups(path: File) -> list[int]:
     """Stored bytes of each row group; none of a file that cannot be read."""
     try:
-        meta = pq.read_metadata(path)
+        with _parquet(path) as file:
+            meta = file.metadata
     except (pa.ArrowException, OSError):
         return []
     groups = map(meta.row_group, range(meta.num_row_groups))
     return [sum(g.column(i).total_compressed_size for i in range(g.num_columns)) for g in groups]
 
 
-def rows_before(path: Path, group: int) -> int:
+def rows_before(path: File, group: int) -> int:
     """Rows of the row groups before one."""
-    meta = pq.read_metadata(path)
+    with _parquet(path) as file:
+        meta = file.metadata
     return sum(meta.row_group(i).num_rows for i in range(group))
 
 
-def _check_parquet(file: pq.ParquetFile, path: Path, wanted: list[str], limits: Limits) -> None:
+def _check_parquet(file: pq.ParquetFile, path: File, wanted: list[str], limits: Limits) -> None:
     have = file.schema_arrow
     for name in wanted:
         if have.get_field_index(name) < 0:

@@ -4,7 +4,11 @@ One document is one text file (or one piece of it, between `separator`s), one li
 a Parquet file. Nothing is trusted: what cannot be read is quarantined with its place and reason, and the rest goes on.
 Folders are walked in sorted order without hidden entries; a link that leads out of its folder is refused.
 
-Fails when: text is not UTF-8 (convert it first), or sits in archives (.zip, .tar), .pdf, .html or .docx.
+Paths may be URLs (s3://, gs://, https://, hf://, memory://, …), which are read as streams; over HTTP only files can be
+named, not folders. Web pages (.html, .htm, .xhtml; name them, or their suffix in `suffixes`) are decoded as a browser
+would and marked `content_type: text/html`, for a recipe's `extract`.
+
+Fails when: text is not UTF-8 (convert it first), or sits in archives (.zip, .tar), .pdf or .docx.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.data import reading
+from tilth.data.charset import decode_html
 from tilth.data.document import Document, SourceLedger, batches, document_id, excerpt
 from tilth.data.finding import Found, find, opened, uncompressed
 from tilth.data.reading import Unreadable, UnreadableFile
@@ -43,6 +48,7 @@ SUFFIXES = (
     "jsonl ndjson json.gz json.zst parquet"
 )
 
+HTML = (".html", ".htm", ".xhtml")
 SHARD_BYTES = 32 << 20
 """Stored bytes of a shard: small files go together, a large one that can be read from its middle is cut."""
 
@@ -60,6 +66,8 @@ class Entry(NamedTuple):
     stop: int = -1
     row: int | None = None
     """Of a Parquet file, from 1."""
+    page: str = ""
+    """Of a web page: its encoding."""
 
 
 class Piece(NamedTuple):
@@ -74,7 +82,7 @@ class Config(BaseConfig):
     """Which files, and how they fall into documents."""
 
     path: str | list[str] = Field(min_length=1)
-    """Files, folders or patterns (`data/**/*.md`), relative to the current directory."""
+    """Files, folders or patterns (`data/**/*.md`), relative to the current directory, or URLs of them."""
     text_field: str = "text"
     """Field or column of JSON lines and Parquet that holds the text."""
     id_field: str | None = None
@@ -101,8 +109,7 @@ class Config(BaseConfig):
     def fingerprint(self) -> str:
         """Names, sizes and times of the files. Raises DataError if a path does not exist or holds nothing to read."""
         root, found = self._find()
-        stats = [(name, (s := path.lstat()).st_size, s.st_mtime_ns) for name, path, _ in found]
-        return content_hash([str(root), stats])
+        return content_hash([str(root), [(file.name, *file.stamp()) for file in found]])
 
     def shards(self) -> list[str]:
         """Names of runs of files, and of cuts of large ones, of about `SHARD_BYTES` each, in order."""
@@ -154,6 +161,8 @@ class Config(BaseConfig):
         """What stands between the documents of a file; None if it is one."""
         if uncompressed(name.lower()).endswith((".jsonl", ".ndjson", ".json")):
             return b"\n"
+        if uncompressed(name.lower()).endswith(HTML):
+            return None
         return self.separator.encode() if self.separator else None
 
     def _documents(self, ledger: SourceLedger, shard: str | None) -> Iterator[Document]:
@@ -205,7 +214,7 @@ class Config(BaseConfig):
             for number, row in enumerate(rows, before + 1):
                 yield Entry(row, place=f"row {number}", row=number)
             return
-        lines = name.endswith((".jsonl", ".ndjson", ".json"))
+        lines, page = name.endswith((".jsonl", ".ndjson", ".json")), name.endswith(HTML)
         separator = self._separator(name)
         unit = "line" if lines else "part" if separator else ""
         if piece.start is not None and separator:
@@ -214,8 +223,14 @@ class Config(BaseConfig):
             records = reading.records(reading.chunks(path, limits), separator, limits.document_bytes)
         for number, data, too_long, start, stop in records:
             content: Content
+            encoding = ""
             try:
-                content = reading.decode(data, first=start == 0) if not too_long else Unreadable(limits.too_long)
+                if too_long:
+                    raise Unreadable(limits.too_long)
+                if page:
+                    content, encoding = decode_html(data)
+                else:
+                    content = reading.decode(data, first=start == 0)
                 if isinstance(content, str) and not content.strip():
                     continue
                 if isinstance(content, str) and lines:
@@ -224,7 +239,14 @@ class Config(BaseConfig):
                 raise
             except Unreadable as err:
                 content = err
-            yield Entry(content, data, f"byte {start}" if cut else f"{unit} {number}" if unit else "", start, stop)
+            yield Entry(
+                content,
+                data,
+                f"byte {start}" if cut else f"{unit} {number}" if unit else "",
+                start,
+                stop,
+                page=encoding,
+            )
 
     def _document(self, source: str, name: str, entry: Entry, ids: set[str]) -> Document:
         content = entry.content
@@ -232,6 +254,8 @@ class Config(BaseConfig):
             raise content
         place = entry.start if entry.row is None else entry.row
         metadata: dict[str, Any] = {} if entry.row is None else {"row": entry.row}
+        if entry.page:
+            metadata = {"content_type": "text/html", "charset": entry.page}
         if isinstance(content, str):
             return Document(
                 document_id(name, content, place),
