@@ -106,7 +106,9 @@ def listing(given: str, wanted: Callable[[PurePosixPath], bool]) -> list[Remote]
     except ImportError as err:
         raise DataError(f"a package for {scheme}:// is missing: {err}.", where=_bare(given)) from None
     except Exception as err:
-        raise DataError(f"cannot be listed: {type(err).__name__}: {str(err)[:200]}.", where=_bare(given)) from None
+        told = str(err).replace(given, _bare(given))[:200]
+        told = told if "@" not in told else ""  # whatever form a password has by now, it is not repeated
+        raise DataError(f"cannot be listed: {type(err).__name__} {told}.", where=_bare(given)) from None
     names = {p: _bare(p if is_url(p) else f"{scheme}://{p.lstrip('/')}") for p in found}
     return [Remote(names[p], p, found[p], system) for p in sorted(found, key=names.__getitem__)]
 

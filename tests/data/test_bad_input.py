@@ -1,0 +1,196 @@
+"""Bad input of every kind the issue names: counted, quarantined with its reason, never fatal, and the books balance."""
+
+import contextlib
+import gzip
+import http.server
+import json
+import os
+import threading
+import tracemalloc
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from tilth.core.config import validate
+from tilth.core.errors import DataError
+from tilth.data.document import Ledger
+from tilth.data.source import files, warc
+
+
+def read(tmp_path, path, kind=files, **knobs):
+    """Documents and the account of a source; the ledger's own check proves in = kept + dropped + quarantined."""
+    config = validate(kind.Config, {"path": str(path), **knobs})
+    with Ledger(tmp_path / "q.jsonl") as ledger:
+        rows = [row for batch in config.read(ledger.of("s")) for row in batch.to_pylist()]
+        ledger.read("s", len(rows))
+        ledger.keep("s", len(rows), 0)
+        ledger.check()
+    return rows, ledger.to_dict()["s"]
+
+
+def lines(*rows):
+    return "".join(json.dumps(r) + "\n" for r in rows).encode()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+def test_one_folder_with_everything(folder, tmp_path):
+    good = {"text": "good", "id": "1", "date": "2024-01-01"}
+    (folder / "a.jsonl").write_bytes(
+        lines(good, good, {"text": "x", "id": "2", "date": "99999-99-99"}, {"text": " ", "id": "3"})
+        + b'{"text": "\xff\xfe"}\n{"text": "a\x00b"}\n{"a": ' + b"[" * 50_000 + b"]" * 50_000 + b"}\n"
+        + b'{"text": "mixed\\r\\nnew\\rlines\\n", "id": "4"}\r\n{"text": "tab\\tbell\\u0007", "id": "5"}\r\n'
+    )  # fmt: skip
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(lines({"text": "packed", "id": "6"}) * 1)[:-9])
+    (folder / "c.jsonl.zst").write_bytes(zstandard.compress(b" " * 300_000_000))
+    (folder / "d.parquet").write_bytes(b"PAR1" + os.urandom(99) + b"PAR1")
+    pq.write_table(pa.table({"text": ["row"], "id": ["7"], "date": ["2024"]}), folder / "e.parquet")
+    os.symlink("/etc/passwd", folder / "f.txt")
+    os.symlink("/etc", folder / "g")
+    documents, account = read(tmp_path, folder, id_field="id", date_field="date")
+    texts = [d["text"] for d in documents]
+    assert texts == ["good", "mixed\nnew\nlines\n", "tab\tbell\x07", *(["packed"] if "packed" in texts else []), "row"]
+    assert account["dropped"] == {"empty": 1}
+    assert account["quarantined"] == {
+        "a 'id' that stood before": 1,
+        "a date that cannot be read": 1,
+        "not UTF-8": 1,
+        "binary data (NUL bytes)": 1,
+        "nested too deeply": 1,
+        "compressed data is cut short": 1,
+        "inflates to more than 200 times its size": 1,
+        "not readable as Parquet": 1,
+        "a link that leads out of the folder": 2,
+    }
+    assert (tmp_path / "q.jsonl").read_text().isascii()  # safe to show on any terminal
+
+
+def test_a_document_of_100_megabytes_is_neither_kept_nor_held(folder, tmp_path):
+    with (folder / "a.jsonl").open("wb") as out:
+        out.write(lines({"text": "before"}) + b'{"text": "')
+        for _ in range(100):
+            out.write(b"x" * 1_000_000)
+        out.write(b'"}\n' + lines({"text": "after"}))
+    tracemalloc.start()
+    documents, account = read(tmp_path, folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [d["text"] for d in documents] == ["before", "after"] and peak < 60e6
+    assert account["quarantined"] == {"longer than max_document_bytes (10,000,000)": 1}
+    config = validate(files.Config, {"path": str(folder)})
+    assert len(config.shards()) == 3  # cut in the middle of the long line, which is still counted once
+
+
+def test_web_pages_in_files(folder, tmp_path):
+    (folder / "a.html").write_bytes('<meta charset="windows-1251"><p>Привет, мир</p>\r\n'.encode("windows-1251"))
+    (folder / "b.htm.gz").write_bytes(gzip.compress(b"<p>plain</p>"))
+    (folder / "c.html").write_bytes(b"<p>nul \0</p>")
+    documents, account = read(tmp_path, folder, suffixes=[".html", ".htm"], separator="<p>")
+    assert [d["text"] for d in documents] == ['<meta charset="windows-1251"><p>Привет, мир</p>\n', "<p>plain</p>"]
+    assert json.loads(documents[0]["metadata"]) == {"content_type": "text/html", "charset": "cp1251"}
+    assert account["quarantined"] == {"binary data (NUL characters)": 1}
+
+
+# ---- URLs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def memory():
+    fsspec = pytest.importorskip("fsspec")
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    yield system
+    system.store.clear()
+
+
+def test_files_in_memory_give_what_files_here_give(memory, folder, tmp_path):
+    rows = lines(*({"text": f"text {i}"} for i in range(20)))
+    pq.write_table(pa.table({"text": ["in parquet"]}), folder / "e.parquet")
+    packed = gzip.compress(rows)
+    content = {"a.jsonl": rows, "b.jsonl.gz": packed, "sub/c.txt": b"text", ".hidden/d.txt": b"no", "x.png": b"no"}
+    content |= {"e.parquet": (folder / "e.parquet").read_bytes(), "z.jsonl.gz": packed[:-20]}
+    for name, data in content.items():
+        memory.pipe(f"/bucket/{name}", data)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    here, account = read(tmp_path, folder)
+    there, account_there = read(tmp_path, "memory://bucket")
+    by_url, _ = read(tmp_path, folder.as_uri())
+    assert [d["text"] for d in there] == [d["text"] for d in here] == [d["text"] for d in by_url]
+    assert [d["path"] for d in there] == [f"memory://bucket/{d['path']}" for d in here]
+    assert account["quarantined"] == account_there["quarantined"] == {"compressed data is cut short": 1}
+    assert len(read(tmp_path, "memory://bucket/*.jsonl")[0]) == len(read(tmp_path, "memory://bucket/a.jsonl")[0]) == 20
+    config = validate(files.Config, {"path": "memory://bucket"})
+    before = config.fingerprint()
+    memory.pipe("/bucket/a.jsonl", rows * 2)
+    assert config.fingerprint() != before
+
+
+def test_an_archive_in_memory(memory, tmp_path):
+    block = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>page"
+    head = "WARC/1.0\r\nWARC-Type: response\r\nContent-Type: application/http\r\n"
+    head += f"Content-Length: {len(block)}\r\n\r\n"
+    member = gzip.compress(head.encode() + block + b"\r\n\r\n")
+    memory.pipe("/crawl/a.warc.gz", member + member[:20] + b"garbage" + member)
+    documents, account = read(tmp_path, "memory://crawl", warc)
+    assert [d["text"] for d in documents] == ["<p>page"] * 2 and account["quarantined"] == {"damaged .gz data": 1}
+
+
+@pytest.mark.parametrize(
+    "url, message",
+    [
+        ("zip://a.txt::memory://b.zip", "no protocol that is read"),
+        ("reference://x", "no protocol that is read"),
+        ("simplecache::memory://x", "no protocol that is read"),
+        ("memory://nothing/here.txt", "cannot be listed"),
+        ("https://user:secret@localhost:1/x.txt", "cannot be listed"),
+    ],
+)
+def test_urls_that_are_refused(url, message, memory):
+    with pytest.raises(DataError, match=message) as err:
+        validate(files.Config, {"path": url}).fingerprint()
+    assert "secret" not in str(err.value)
+    with pytest.raises(DataError, match="cannot be mixed"):
+        validate(files.Config, {"path": [".", "memory://x"]}).fingerprint()
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Sends two lines; more than it promised for `endless`."""
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        body = lines({"text": "over HTTP"}) if "endless" not in self.path else b"x" * 3_000_000
+        self.send_response(200 if "missing" not in self.path else 404)
+        if "endless" not in self.path:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            with contextlib.suppress(OSError):
+                self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+def test_files_over_http(tmp_path):
+    pytest.importorskip("aiohttp")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_port}"
+    try:
+        documents, _ = read(tmp_path, f"{base}/a.jsonl")
+        assert [(d["text"], d["path"]) for d in documents] == [("over HTTP", f"{base}/a.jsonl")]
+        _, account = read(tmp_path, f"{base}/endless.jsonl", max_inflated_bytes=1_500_000)
+        assert account["quarantined"] == {"inflates to more than 1,500,000 bytes": 1}
+        with pytest.raises(DataError, match="cannot be listed"):
+            read(tmp_path, f"{base}/missing.jsonl")
+    finally:
+        server.shutdown()
