@@ -70,12 +70,27 @@ int64_t write(const uint32_t* flags, const uint32_t* lower, Span s, int form, st
         return chars;
     }
     const size_t begin = out.size();
-    bool gap = false;
     int size;
+    if (form == SPACES) {  // runs between white space as they are
+        for (const uint8_t* p = s.start; p < s.stop;) {
+            const uint8_t* first = p;
+            for (; p < s.stop && !(flags[unicode::decode(p, size)] & unicode::SPACE); p += size) ++chars;
+            if (p > first) {
+                if (out.size() > begin) {
+                    out.push_back(' ');
+                    ++chars;
+                }
+                out.insert(out.end(), first, p);
+            }
+            if (p < s.stop) p += size;
+        }
+        return chars;
+    }
+    bool gap = false;
     uint8_t bytes[4];
     for (const uint8_t* p = s.start; p < s.stop; p += size) {
         uint32_t c = unicode::decode(p, size), f = flags[c];
-        if (form == SPACES ? f & unicode::SPACE : !(f & unicode::ALNUM)) {
+        if (!(f & unicode::ALNUM)) {
             gap = true;
             continue;
         }
@@ -85,12 +100,8 @@ int64_t write(const uint32_t* flags, const uint32_t* lower, Span s, int form, st
         }
         gap = false;
         ++chars;
-        if (form == SPACES) {
-            out.insert(out.end(), p, p + size);
-        } else {
-            int n = unicode::encode(lower[c], bytes);
-            out.insert(out.end(), bytes, bytes + n);
-        }
+        const int n = unicode::encode(lower[c], bytes);
+        out.insert(out.end(), bytes, bytes + n);
     }
     return chars;
 }
