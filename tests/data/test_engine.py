@@ -80,7 +80,8 @@ def go(tmp_path: Path, path: Path, name: str = "run", **options: object) -> Resu
 
 def command(tmp_path: Path, path: Path, name: str, *options: str) -> Path:
     run = tmp_path / name
-    line = [sys.executable, "-m", "tilth", "data", "run", str(path), "--run", str(run), *options]
+    spread = "from tilth.data.engine import workers; workers.STARTING_SECONDS = -1; from tilth.cli import main; main()"
+    line = [sys.executable, "-c", spread, "data", "run", str(path), "--run", str(run), *options]
     env = os.environ | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -228,6 +229,7 @@ from pathlib import Path
 from tilth.core.errors import DataError
 from tilth.data.engine import workers
 from tilth.data.engine.tasks import Task
+workers.STARTING_SECONDS = -1
 def make(i, aside):
     if i == 2: os.kill(os.getpid(), 9)
 tasks = [Task(Path({str(tmp_path)!r}) / str(i), partial(make, i)) for i in range(5)]
