@@ -15,7 +15,7 @@ from tilth.core.config import Config
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, file_hash
 from tilth.data import reading
-from tilth.data.finding import Found, find, uncompressed
+from tilth.data.finding import find, uncompressed
 
 _LIMITS = reading.Limits(document_bytes=10_000_000, ratio=200.0, inflated_bytes=1 << 36)
 _JSON = (".jsonl", ".ndjson")
@@ -57,9 +57,9 @@ class Examples(Config):
 
     def paths(self) -> list[tuple[str, Path]]:
         """(label or "", file). Raises DataError for what is missing."""
-        out = [("", f.path) for f in _found(self.labelled)]
+        out: list[tuple[str, Path]] = [("", path) for path in _found(self.labelled)]
         for label, given in sorted(self.files.items()):
-            out += [(label, f.path) for f in _found(given)]
+            out += [(label, path) for path in _found(given)]
         if not out:
             raise DataError("there are no examples to train from.", fix="Name files in `labelled` or `files`.")
         return out
@@ -112,16 +112,21 @@ def rows(path: Path, text_field: str = "text") -> Iterator[tuple[dict[str, objec
 
 def plain(given: Sequence[str], text_field: str = "text") -> list[str]:
     """All texts of files, in the order of their paths."""
-    return [text for found in _found(given) for _, text in rows(found.path, text_field)]
+    return [text for path in _found(given) for _, text in rows(path, text_field)]
 
 
 def fingerprint(given: Sequence[str]) -> str:
     """Hash of every byte of files."""
-    return content_hash([file_hash(f.path) for f in _found(given)], 32)
+    return content_hash([file_hash(path) for path in _found(given)], 32)
 
 
-def _found(given: Sequence[str]) -> list[Found]:
-    return find(given, _SUFFIXES)[1] if given else []
+def _found(given: Sequence[str]) -> list[Path]:
+    """Files of this machine; a model is made from the bytes that its key was made from."""
+    paths = [f.path for f in find(given, _SUFFIXES)[1]] if given else []
+    local = [p for p in paths if isinstance(p, Path)]
+    if len(local) < len(paths):
+        raise DataError("examples and references lie on this machine.", where=", ".join(given), fix="Copy them here.")
+    return local
 
 
 def _label(row: dict[str, object], field: str, path: Path) -> str:

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ WEIGHTS, SHEET = "model.safetensors", "model.json"
 
 def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     """The directory of a model; `make` fills an empty one where it is not there yet. Processes that ask at once wait
-    for the first; one that dies leaves nothing half-made."""
+    for the first; what one that dies leaves is swept away by the next."""
     target = cache_dir() / "models" / f"{kind}-{key}"
     if target.is_dir():
         return target
@@ -30,7 +29,9 @@ def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     with (target.parent / f".{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.is_dir():
-            aside = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
+            aside = target.parent / f".{target.name}.making"
+            shutil.rmtree(aside, ignore_errors=True)  # of one that died
+            aside.mkdir()
             try:
                 make(aside)
                 os.rename(aside, target)
