@@ -92,14 +92,10 @@ def blocks(tree: Any) -> list[Block]:
 
 
 def _code(pre: Any) -> str:
-    """The text of a `pre` with its lines and their indentation."""
-    parts = []
-    for node in pre.iter():
-        if isinstance(node.tag, str):
-            parts += ["\n" if node.tag == "br" else "", node.text or ""]
-        if node is not pre:
-            parts.append(node.tail or "")  # document order would put it behind the children; `pre` seldom nests
-    text = "".join(parts) if pre.find(".//br") is not None else pre.text_content()
+    """The text of a `pre` with its lines and their indentation. Its `br` get new lines as tails."""
+    for line_break in pre.iter("br"):
+        line_break.tail = "\n" + (line_break.tail or "")
+    text = pre.text_content()
     return "\n".join(line.rstrip() for line in text.replace("\r\n", "\n").split("\n")).strip("\n")
 
 
