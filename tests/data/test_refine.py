@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from tilth.core.errors import DataError
 from tilth.core.protocols import Edit
 from tilth.data.curate import programs
+from tilth.data.curate.line_rules import rule_programs
 from tilth.data.curate.programs import Call, Change, Program, apply, compose, execute, parse, undo
-from tilth.data.curate.refine import Config, Refine, rule_programs
+from tilth.data.curate.refine import Config, Refine
 
 FIVE = "zero words here\none words here\ntwo words here\nthree words here\nfour words here and some more"
 ANY = st.text(alphabet=st.one_of(st.sampled_from("ab \n\"'\\,();="), st.characters(codec="utf-8")), max_size=12)

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilth.core.errors import DataError
-from tilth.data.curate import semantic
-from tilth.data.curate.semantic import UNIT, Config, assign, earlier, hashed, kmeans, unit
+from tilth.data.curate import vectors as of_vectors
+from tilth.data.curate.semantic import Config
+from tilth.data.curate.vectors import UNIT, assign, earlier, hashed, kmeans, unit
 from tilth.data.document import batches
 
 from .across_driver import documents, run
@@ -108,12 +109,12 @@ def test_products_do_not_depend_on_tiles(n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     vectors = unit(rng.normal(size=(n, 8)))
     assert np.abs(np.square(vectors / UNIT).sum(axis=1) - 1).max() < 1e-5
-    plain, tile = earlier(vectors), semantic._TILE
+    plain, tile = earlier(vectors), of_vectors._TILE
     try:
-        semantic._TILE = 3
+        of_vectors._TILE = 3
         assert all(np.array_equal(a, b) for a, b in zip(earlier(vectors), plain, strict=True))
     finally:
-        semantic._TILE = tile
+        of_vectors._TILE = tile
     exact = vectors.astype(object)
     for i in range(1, n):
         products = [int((exact[i] * exact[j]).sum()) for j in range(i)]

@@ -29,10 +29,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +44,7 @@ from tilth.data.native.buffers import texts
 from tilth.data.native.ngrams import Word
 
 from . import evaluation
-from .evaluation import EvalSet, Item, Met
+from .evaluation import RULES, Action, EvalSet, Item, Met, Span
 
 CARD = {
     "title": "Decontamination by n-grams",
@@ -55,26 +54,6 @@ CARD = {
     "check": "Hits equal those of a comparison of all n-grams of all texts (tests/data/test_decontaminate.py).",
     "needs": [],
     "excludes": [],
-}
-
-Action = Literal["report", "cut", "drop"]
-
-
-@dataclass(frozen=True)
-class _Preset:
-    length: int
-    form: Literal["bare", "normal", "raw"]
-    action: Action
-    coverage: float = 0.0
-
-
-RULES = {
-    "gpt3": _Preset(13, "bare", "cut"),
-    "palm": _Preset(8, "bare", "drop", 0.7),
-    "llama2": _Preset(11, "bare", "drop", 0.8),
-    "llama3": _Preset(8, "bare", "report"),
-    "dolma": _Preset(13, "raw", "drop"),
-    "datatrove": _Preset(12, "normal", "drop"),
 }
 
 
@@ -114,15 +93,6 @@ class Config(BaseConfig):
     def build(self) -> Decontaminate:
         """The step. Raises DataError for a set that cannot be read."""
         return Decontaminate(self)
-
-
-class Span(NamedTuple):
-    """Words `place` to `place + size` of a document that stand in an item from its word `first` on."""
-
-    item: int
-    place: int
-    first: int
-    size: int
 
 
 class Decontaminate:
@@ -206,16 +176,18 @@ class Decontaminate:
         seed, rows = self.index.length, sorted((i, p - f, p) for p, i, f in self.index.find(plain))
         spans = []
         for (item, shift), group in itertools.groupby(rows, key=lambda row: row[:2]):
-            places = [p for *_, p in group]
+            places, theirs = [p for *_, p in group], self.index.items[item]
             if self._config.rule == "dolma":
-                spans += [s for p in places if (s := self._paragraph(item, p, p - shift, words, text))]
+                whole = (evaluation.paragraph(item, theirs, p, p - shift, words, text) for p in places)
+                spans += [s for s in whole if s]
                 continue
             if self._config.rule == "llama2":
-                ends = [p + self._extend(item, p, p - shift, plain) for p in places]
+                most = self._config.mismatches
+                ends = [p + evaluation.extend(theirs, p, p - shift, plain, seed, most) for p in places]
                 pairs = [(p, e) for p, e in zip(places, ends, strict=True) if e - p >= self._length]
             else:
                 pairs = [(p, p + seed) for p in places]
-            for start, stop in _union(pairs):
+            for start, stop in evaluation.union(pairs):
                 spans.append(Span(item, start, start - shift, stop - start))
         return spans
 
@@ -237,30 +209,6 @@ class Decontaminate:
         if self._form == "normal":
             column = pa.array(minhash.parted(column), pa.large_string())
         return ngrams.flag(texts(column), self._form == "bare", self.index.length, self.index.keys)
-
-    def _extend(self, item: int, place: int, first: int, words: list[str]) -> int:
-        """Words of the longest match that begins with a seed, may differ in some words, and does not end in one."""
-        theirs = self.index.items[item]
-        end = next(e for e in theirs.ends if e > first)
-        size = best = self.index.length
-        missed = 0
-        while place + size < len(words) and first + size < end and missed <= self._config.mismatches:
-            equal = words[place + size] == theirs.words[first + size]
-            size, missed = size + 1, missed + (not equal)
-            if equal:
-                best = size
-        return best
-
-    def _paragraph(self, item: int, place: int, first: int, words: list[Word], text: str) -> Span | None:
-        """A whole line of the document that is a whole paragraph of the item."""
-        theirs = self.index.items[item]
-        end = next((e for s, e in itertools.pairwise((0, *theirs.ends)) if s == first), None)
-        if end is None or tuple(w.word for w in words[place : place + end - first]) != theirs.words[first:end]:
-            return None
-        start, stop = words[place].start, words[place + end - first - 1].stop
-        before, after = text[:start].rpartition("\n")[2], text[stop:].partition("\n")[0]
-        whole = not before.strip() and not after.strip() and "\n" not in text[start:stop]
-        return Span(item, place, first, end - first) if whole else None
 
     def _share(self, spans: list[Span]) -> tuple[float, int]:
         """The greatest share of an item that stands in a document, and that item."""
@@ -291,35 +239,21 @@ class Decontaminate:
 
     def _cut(self, row: int, text: str, words: list[Word], spans: list[Span]) -> tuple[list[Edit], int]:
         """What goes of a document, and how many matches there are. One edit of everything if nothing is left."""
-        found = list(_union(sorted((s.place, s.place + s.size) for s in spans)))
+        found = list(evaluation.union(sorted((s.place, s.place + s.size) for s in spans)))
         hits = len(found)
         if self._config.hits == "ngrams":
             hits = len({p for s in spans for p in range(s.place, s.place + s.size - self._length + 1)})
         around = self._config.around
         ranges = [(max(0, words[a].start - around), min(len(text), words[b - 1].stop + around)) for a, b in found]
-        gone = list(_union(ranges))
+        gone = list(evaluation.union(ranges))
         edges = [0, *itertools.chain.from_iterable(gone), len(text)]
         short = [
             (a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b and b - a <= self._config.min_piece
         ]
-        gone = list(_union(sorted(gone + short)))
+        gone = list(evaluation.union(sorted(gone + short)))
         put = ["\n\n" if a > 0 and b < len(text) else "" for a, b in gone]
         rule = "contaminated: " + ", ".join(sorted({self.index.items[s.item].set for s in spans}))
         return [Edit(row, a, b, rule, text[a:b], p) for (a, b), p in zip(gone, put, strict=True)], hits
 
 
 _normalise = functools.lru_cache(1 << 18)(minhash.words)
-
-
-def _union(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Sorted ranges, those that overlap or touch as one."""
-    now: tuple[int, int] | None = None
-    for start, stop in ranges:
-        if now is not None and start <= now[1]:
-            now = (now[0], max(now[1], stop))
-        else:
-            if now is not None:
-                yield now
-            now = (start, stop)
-    if now is not None:
-        yield now

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,7 +25,25 @@ LEVELS = (0.2, 0.5, 0.8)
 _LIMITS = Limits(document_bytes=64 << 20, ratio=200.0, inflated_bytes=64 << 30)
 _LISTED = 1000
 
-Split = Callable[[str], list[Word]]
+Action = Literal["report", "cut", "drop"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    length: int
+    form: Literal["bare", "normal", "raw"]
+    action: Action
+    coverage: float = 0.0
+
+
+RULES = {
+    "gpt3": Preset(13, "bare", "cut"),
+    "palm": Preset(8, "bare", "drop", 0.7),
+    "llama2": Preset(11, "bare", "drop", 0.8),
+    "llama3": Preset(8, "bare", "report"),
+    "dolma": Preset(13, "raw", "drop"),
+    "datatrove": Preset(12, "normal", "drop"),
+}
 
 
 class EvalSet(Config):
@@ -233,3 +252,50 @@ class Met:
                 "most": [{"item": i, "share": round(share, 6)} for i, share in most],
             }
         return out
+
+
+class Span(NamedTuple):
+    """Words `place` to `place + size` of a document that stand in an item from its word `first` on."""
+
+    item: int
+    place: int
+    first: int
+    size: int
+
+
+def extend(theirs: Item, place: int, first: int, words: list[str], seed: int, mismatches: int) -> int:
+    """Words of the longest match that begins with a seed, may differ in some words, and does not end in one."""
+    end = next(e for e in theirs.ends if e > first)
+    size = best = seed
+    missed = 0
+    while place + size < len(words) and first + size < end and missed <= mismatches:
+        equal = words[place + size] == theirs.words[first + size]
+        size, missed = size + 1, missed + (not equal)
+        if equal:
+            best = size
+    return best
+
+
+def paragraph(item: int, theirs: Item, place: int, first: int, words: list[Word], text: str) -> Span | None:
+    """A whole line of the document that is a whole paragraph of the item."""
+    end = next((e for s, e in itertools.pairwise((0, *theirs.ends)) if s == first), None)
+    if end is None or tuple(w.word for w in words[place : place + end - first]) != theirs.words[first:end]:
+        return None
+    start, stop = words[place].start, words[place + end - first - 1].stop
+    before, after = text[:start].rpartition("\n")[2], text[stop:].partition("\n")[0]
+    whole = not before.strip() and not after.strip() and "\n" not in text[start:stop]
+    return Span(item, place, first, end - first) if whole else None
+
+
+def union(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Sorted ranges, those that overlap or touch as one."""
+    now: tuple[int, int] | None = None
+    for start, stop in ranges:
+        if now is not None and start <= now[1]:
+            now = (now[0], max(now[1], stop))
+        else:
+            if now is not None:
+                yield now
+            now = (start, stop)
+    if now is not None:
+        yield now

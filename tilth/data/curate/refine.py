@@ -26,10 +26,7 @@ Fails when: text is about what the rules look for (a page on cookie banners), or
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -37,9 +34,10 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from tilth.core.config import Config as BaseConfig
-from tilth.core.errors import DataError, PlanError
 from tilth.core.protocols import Edit, Verdicts
 
+from . import refine_model as model
+from .line_rules import rule_programs
 from .programs import Call, Program, execute, parse
 
 CARD = {
@@ -66,35 +64,6 @@ CARD = {
 KNOBS = {"rules": ["share"], "min_share": {"min_share": 0.9, "min_words": 0}}
 
 _SHOWN = 20  # rejected calls that are kept per document
-_MENU = (
-    "about|account|archive|archives|articles|blog|cart|categories|contact|contact us|about us|donate|events|faq|forum|"
-    "gallery|help|home|homepage|jobs|log in|login|menu|my account|news|next|previous|privacy|privacy policy|products|"
-    "register|rss|search|services|shop|sign in|sign up|site map|sitemap|store|subscribe|support|terms|terms of use|"
-    "terms of service|videos"
-)
-_NETWORKS = "facebook|twitter|x|linkedin|pinterest|reddit|whatsapp|instagram|tumblr|telegram|email|e-mail|youtube"
-_BETWEEN = re.compile(r"\s*[|›»·•]\s*")
-_MENU_WORD = re.compile(_MENU, re.I)
-_LINES = {
-    "share": re.compile(
-        rf"(?:share|tweet|pin|like|follow|email|print)(?: (?:this|us|it|me))?(?: (?:article|page|post|story))?"
-        rf"(?: (?:on|via|to|with|by) (?:{_NETWORKS})(?:(?:,| and|,? or) (?:{_NETWORKS}))*)?[.!:]?|"
-        rf"(?:{_NETWORKS})(?:[ |,/·•]+(?:{_NETWORKS}))+",
-        re.I,
-    ),
-    "page_numbers": re.compile(
-        r"(?:page|seite|pagina|página)\s+\d{1,5}(?:\s*(?:of|/|von|de|sur)\s*\d{1,5})?|[-–—]\s*\d{1,5}\s*[-–—]", re.I
-    ),
-    "urls": re.compile(r"(?:https?://|www\.)\S+(?:\s+(?:https?://|www\.)\S+)*", re.I),
-}
-_COOKIES = re.compile(
-    r"\b(?:uses? cookies|use of cookies|accept (?:all )?cookies|"
-    r"cookie (?:policy|settings|preferences|notice|consent))\b",
-    re.I,
-)
-_MARKS = ("[edit]", "[citation needed]")
-_COOKIE_WORDS, _REPEATED_WORDS, _REPEATS = 60, 5, 2
-
 RuleName = Literal["navigation", "share", "cookies", "page_numbers", "urls", "repeated", "wiki_marks"]
 Stage = Literal["document", "chunk"]
 
@@ -160,7 +129,7 @@ class Refine:
 
     def __init__(self, config: Config, writer: Callable[[Config], Writer] | None = None) -> None:
         self._config = config
-        self._writer = writer(config) if writer else _Model(config.model) if config.model is not None else None
+        self._writer = writer(config) if writer else model.Model(config.model) if config.model is not None else None
 
     def judge(self, batch: pa.RecordBatch, signals: pa.RecordBatch | None = None) -> Verdicts:
         """Write, execute and log the programs of a batch."""
@@ -224,115 +193,3 @@ class Refine:
                 first, size = k, 0
             size += tokens
         return [*out, (first, len(lines))]
-
-
-def rule_programs(text: str, rules: Sequence[str]) -> list[Program]:
-    """One program per rule that finds something."""
-    lines = text.split("\n")
-    found: dict[str, list[int]] = {}
-    seen: Counter[str] = Counter()
-    for k, line in enumerate(lines):
-        bare = line.strip()
-        if not bare:
-            continue
-        for rule in rules:
-            if rule == "repeated":
-                hit = len(bare.split()) >= _REPEATED_WORDS and seen[bare] >= _REPEATS
-            else:
-                hit = rule in _TESTS and _TESTS[rule](bare)
-            if hit:
-                found.setdefault(rule, []).append(k)
-                break
-        seen[bare] += 1
-    out = [
-        Program(tuple(Call("remove_lines", (a, b)) for a, b in _runs(found[rule])), label=rule)
-        for rule in rules
-        if rule in found
-    ]
-    marks = [mark for mark in _MARKS if mark in text] if "wiki_marks" in rules else []
-    if marks:
-        out.append(Program(tuple(Call("normalize", (mark, "")) for mark in marks), label="wiki_marks"))
-    return out
-
-
-def _runs(lines: list[int]) -> list[tuple[int, int]]:
-    """Sorted numbers as (first, last) of stretches without a gap."""
-    out: list[tuple[int, int]] = []
-    for k in lines:
-        if out and out[-1][1] == k - 1:
-            out[-1] = (out[-1][0], k)
-        else:
-            out.append((k, k))
-    return out
-
-
-def _navigation(line: str) -> bool:
-    if len(line) > 300 or (line[0] == "|" and line[-1] == "|"):  # a row of a table
-        return False
-    items = [item for item in _BETWEEN.split(line) if item]
-    short = len(items) >= 3 and all(len(item.split()) <= 4 for item in items)
-    return short and sum(_MENU_WORD.fullmatch(item) is not None for item in items) >= 2
-
-
-def _cookies(line: str) -> bool:
-    return _COOKIES.search(line) is not None and len(line.split()) <= _COOKIE_WORDS
-
-
-_TESTS: dict[str, Callable[[str], bool]] = {
-    "navigation": _navigation,
-    "cookies": _cookies,
-    **{name: lambda line, p=pattern: p.fullmatch(line) is not None for name, pattern in _LINES.items()},  # type: ignore[misc]
-}
-
-
-class _Model:
-    """A causal language model with its tokenizer, decoded greedily on one thread's worth of determinism: one prompt at
-    a time, so an answer never depends on its neighbours."""
-
-    def __init__(self, path: str) -> None:
-        try:
-            import torch
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-        except ImportError:
-            raise PlanError(
-                "a model that writes programs needs transformers.",
-                where="refine.model",
-                fix="pip install transformers.",
-            ) from None
-        place = Path(path).expanduser()
-        place = place / "export" if (place / "export").is_dir() else place
-        if not (place / "config.json").is_file():
-            raise DataError(
-                "there is no model here (config.json is missing).",
-                where=path,
-                fix="Name a directory with Hugging Face's files, or a tilth run that was exported.",
-            )
-        local = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(place, **local)
-            self._model = AutoModelForCausalLM.from_pretrained(place, use_safetensors=True, **local).eval()
-        except (OSError, ValueError, KeyError) as err:
-            raise DataError(f"this model cannot be read: {err}.", where=str(place)) from None
-        self._torch = torch
-
-    def head(self, text: str, tokens: int) -> str:
-        ids = self._tokenizer(text, add_special_tokens=False, truncation=True, max_length=tokens)["input_ids"]
-        return text if len(ids) < tokens else str(self._tokenizer.decode(ids))
-
-    def count(self, lines: Sequence[str]) -> list[int]:
-        return [len(ids) for ids in self._tokenizer(list(lines), add_special_tokens=False)["input_ids"]]
-
-    def write(self, prompt: str, tokens: int) -> str:
-        given = self._tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
-        room = getattr(self._model.config, "max_position_embeddings", None)
-        if room is not None:  # a model that has room for less reads the end of the prompt
-            given = given[:, -max(1, room - tokens) :]
-        with self._torch.inference_mode():
-            made = self._model.generate(
-                given,
-                attention_mask=self._torch.ones_like(given),
-                do_sample=False,
-                max_new_tokens=tokens,
-                pad_token_id=self._tokenizer.eos_token_id or 0,
-            )
-        return str(self._tokenizer.decode(made[0, given.shape[1] :], skip_special_tokens=True))
