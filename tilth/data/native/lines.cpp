@@ -1,5 +1,6 @@
 // RefinedWeb's line corrections: every byte of a text is marked with the rule that removes it, or 0. The plain form,
 // which says what is computed, is lines.py.
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -35,10 +36,9 @@ inline bool blank(uint8_t b) { return b == ' ' || (b >= 9 && b <= 13); }
 struct Editor {
     const uint32_t *flags, *lower;
     Limits limit;
-    std::vector<uint8_t> marks, text;
-    std::vector<uint32_t> place;  // of each byte of `text` in the document
-    bool moved;                   // whether `text` and `place` are in use
-    size_t gathered;              // bytes of `text`
+    std::vector<uint8_t> marks, text;  // `text`: a line without what was marked before
+    std::vector<size_t> place;         // of each byte of `text` in the document
+    bool moved;                        // whether `text` and `place` are in use
     const uint8_t *begin, *end;
     int64_t* counts;
 
@@ -104,22 +104,19 @@ struct Editor {
             }
         }
     }
-    void gather() {
-        moved = false;
-        bool any = counts[URL] || counts[NEWLINES];
-        if (!any) return;
-        size_t size = end - begin, n = 0;
+    // Copies what is not marked of [p, next) to `text`; returns its end.
+    const uint8_t* gather(const uint8_t* p, const uint8_t* next) {
+        size_t size = next - p, n = 0, offset = p - begin;
         if (text.size() < size) { text.resize(size); place.resize(size); }
         uint8_t* bytes = text.data();
-        uint32_t* places = place.data();
-        const uint8_t *from = begin, *mark = marks.data();
+        size_t* places = place.data();
+        const uint8_t* mark = marks.data() + offset;
         for (size_t i = 0; i < size; ++i) {
-            bytes[n] = from[i];
-            places[n] = uint32_t(i);
+            bytes[n] = p[i];
+            places[n] = offset + i;
             n += !mark[i];
         }
-        gathered = n;
-        moved = true;
+        return bytes + n;
     }
 
     bool counter(const uint8_t* p, const uint8_t* to) const {
@@ -294,17 +291,22 @@ struct Editor {
         marks.assign(end - begin, 0);
         if (limit.urls) find_urls();
         if (limit.newlines >= 0) find_newlines();
-        gather();
-        const uint8_t* first = moved ? text.data() : begin;
-        const uint8_t* last = moved ? text.data() + gathered : end;
-        for (const uint8_t* p = first; p < last;) {
-            auto* stop = static_cast<const uint8_t*>(std::memchr(p, '\n', last - p));
-            const uint8_t* to = stop ? stop : last;
-            const uint8_t* next = stop ? stop + 1 : last;
-            line(p, to, next);
+        bool any = counts[URL] || counts[NEWLINES];
+        for (const uint8_t* p = begin; p < end;) {
+            const uint8_t* stop = p;
+            while ((stop = static_cast<const uint8_t*>(std::memchr(stop, '\n', end - stop))) && marks[stop - begin]) ++stop;
+            const uint8_t *to = stop ? stop : end, *next = stop ? stop + 1 : end;
+            moved = any && std::any_of(marks.data() + (p - begin), marks.data() + (to - begin), [](uint8_t m) { return m; });
+            if (moved) {
+                const uint8_t* last = gather(p, next);
+                line(text.data(), stop ? last - 1 : last, last);
+            } else {
+                line(p, to, next);
+            }
             p = next;
         }
-        ends(first, last);
+        moved = false;
+        ends(begin, end);
     }
 };
 
