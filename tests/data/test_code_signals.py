@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+import shutil
 import tokenize
 import zlib
 from pathlib import Path
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from tilth.core.technique import resolve
 from tilth.data.curate.steps import Signals, judge
 from tilth.data.document import Document, batches
-from tilth.data.native import shape
+from tilth.data.native import curator, lines, patterns, redpajama, shape
 
 
 def batch(files: dict[str, str] | list[tuple[str, str]]) -> pa.RecordBatch:
@@ -33,8 +35,17 @@ def signals(files: dict[str, str] | list[tuple[str, str]], **fields: object) -> 
     return {name: column.to_pylist() for name, column in got.items()}
 
 
+@pytest.mark.skipif(not shutil.which("g++") or os.environ.get("TILTH_NATIVE") == "0", reason="no compiler")
+@pytest.mark.parametrize("kernel", [curator, lines, patterns, redpajama, shape])
+def test_kernels_compile(kernel: object) -> None:
+    """The plain forms would hide that one does not."""
+    assert kernel._library() is not None  # type: ignore[attr-defined]
+
+
 @given(st.lists(st.text(max_size=50), min_size=1, max_size=4))
 def test_counts_equal_plain(texts: list[str]) -> None:
+    if shape._library() is None:
+        pytest.skip("no compiler")
     texts = [t.encode("utf-8", "replace").decode() for t in texts]
     got = shape.counts(pa.array(texts, pa.large_string()))
     assert np.array([got[name] for name in shape.COUNTS]).T.tolist() == [shape.plain(t) for t in texts]

@@ -1,5 +1,6 @@
 // Counts of kinds of characters and of lines. The plain form is shape.py; counts are written in its order.
 #include <cstdint>
+#include <initializer_list>
 
 #include "unicode.hpp"
 
