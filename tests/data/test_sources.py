@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from tilth.core.config import validate
 from tilth.core.errors import DataError, RecipeError
 from tilth.core.technique import names, resolve
+from tilth.data import cutting
 from tilth.data.document import SCHEMA, Ledger, document_id
 from tilth.data.python_text import Module
 from tilth.data.source import files, stdlib
@@ -178,7 +179,7 @@ def in_shards(made, tmp_path):
 
 @pytest.mark.parametrize("size", [40, 300, 2000, 10**6])
 def test_shards_together_are_the_whole(folder, tmp_path, monkeypatch, size):
-    monkeypatch.setattr(files, "SHARD_BYTES", size)
+    monkeypatch.setattr(cutting, "SHARD_BYTES", size)
     rows = [{"text": f"text {i} " * (i % 5 + 1)} for i in range(40)]
     body = lines(*rows[:20]) + b"not JSON\n" + lines(*rows[20:]) + b'{"text": "' + b"x" * 900 + b'"}\n\n'
     (folder / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + body)
@@ -189,9 +190,9 @@ def test_shards_together_are_the_whole(folder, tmp_path, monkeypatch, size):
     (folder / "e.jsonl").write_bytes("\ufeff{}\n{}\n".encode("utf-16-le") * 9)
     made = config(folder, separator="<|end|>", max_document_bytes=800)
     whole, _, places = read(made, tmp_path)
-    monkeypatch.setattr(files, "SHARD_BYTES", 10**9)
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 10**9)
     uncut, _, _ = read(made, tmp_path)
-    monkeypatch.setattr(files, "SHARD_BYTES", size)
+    monkeypatch.setattr(cutting, "SHARD_BYTES", size)
     assert in_shards(made, tmp_path) == (whole, places) and whole == uncut
     shards = made.shards()
     assert len(set(shards)) == len(shards) and (len(shards) > 20) == (size == 40)
@@ -201,7 +202,7 @@ def test_shards_together_are_the_whole(folder, tmp_path, monkeypatch, size):
 
 
 def test_a_separator_that_overlaps_itself_is_not_cut(folder, monkeypatch):
-    monkeypatch.setattr(files, "SHARD_BYTES", 10)
+    monkeypatch.setattr(cutting, "SHARD_BYTES", 10)
     (folder / "a.txt").write_text("xabababab" * 9)
     assert len(config(folder, separator="aba").shards()) == 1
     assert len(config(folder, separator="abx").shards()) == 9

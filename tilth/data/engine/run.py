@@ -161,16 +161,30 @@ def identity_of(recipe: DataRecipe) -> dict[str, Any]:
     }
 
 
-def _fingerprints(recipe: DataRecipe) -> Iterator[tuple[str, str]]:
-    """Of the files that steps and signals read (models, examples, evaluation sets), where they say so."""
-    labelled = [(label, config) for _, label, config in recipe.labelled()]
-    labelled += [(f"signals.{i}", config) for i, config in enumerate(recipe.signals)]
-    for label, config in labelled:
-        if hasattr(config, "fingerprint"):
-            yield label, config.fingerprint()
-        for i, need in enumerate(steps.needs(config.build())):  # type: ignore[attr-defined]
-            if hasattr(need, "fingerprint"):
-                yield f"{label}.{i}", need.fingerprint()
+def _fingerprints(recipe: DataRecipe) -> Iterator[tuple[str, Any]]:
+    """Of what steps, signals and the tokenizer read: models, examples, evaluation sets, lists. A configuration that
+    has a fingerprint is asked; of others, names, sizes and times of the files their values name."""
+    configs = [(f"signals.{i}", config) for i, config in enumerate(recipe.signals)]
+    for _, label, config in recipe.labelled():
+        needs = steps.needs(config.build())  # type: ignore[attr-defined]
+        configs += [(label, config), *((f"{label}.{i}", need) for i, need in enumerate(needs))]
+    if recipe.tokens is not None:
+        configs.append(("tokenizer", recipe.tokens.tokenizer))
+    for label, config in configs:
+        found = config.fingerprint() if hasattr(config, "fingerprint") else list(_stamps(config.model_dump()))
+        if found:
+            yield label, found
+
+
+def _stamps(node: Any) -> Iterator[list[Any]]:
+    """Name, size and time of each file that a value below names, or that lies in a folder it names."""
+    if isinstance(node, dict | list | tuple):
+        for inner in node.values() if isinstance(node, dict) else node:
+            yield from _stamps(inner)
+    elif isinstance(node, str) and 0 < len(node) < 4096 and "\0" not in node and (path := Path(node)).exists():
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                yield [str(file), file.stat().st_size, file.stat().st_mtime_ns]
 
 
 def _code() -> str:

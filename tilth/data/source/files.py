@@ -24,6 +24,7 @@ from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.data import reading
 from tilth.data.charset import decode_html
+from tilth.data.cutting import Piece, plan
 from tilth.data.document import Document, SourceLedger, batches, document_id, excerpt
 from tilth.data.finding import Found, find, opened, uncompressed
 from tilth.data.reading import Unreadable, UnreadableFile
@@ -49,8 +50,6 @@ SUFFIXES = (
 )
 
 HTML = (".html", ".htm", ".xhtml")
-SHARD_BYTES = 32 << 20
-"""Stored bytes of a shard: small files go together, a large one that can be read from its middle is cut."""
 
 Content = str | dict[str, Any] | Unreadable
 
@@ -68,14 +67,6 @@ class Entry(NamedTuple):
     """Of a Parquet file, from 1."""
     page: str = ""
     """Of a web page: its encoding."""
-
-
-class Piece(NamedTuple):
-    """A file, or the bytes (Parquet: row groups) of it from `start` to `stop`."""
-
-    file: Found
-    start: int | None = None
-    stop: int = 0
 
 
 class Config(BaseConfig):
@@ -113,7 +104,7 @@ class Config(BaseConfig):
 
     def shards(self) -> list[str]:
         """Names of runs of files, and of cuts of large ones, of about `SHARD_BYTES` each, in order."""
-        return [name for name, _ in self._plan(self._find()[1])]
+        return [name for name, _ in plan(self._find()[1], self._separator)]
 
     def read(self, ledger: SourceLedger, shard: str | None = None) -> Iterator[pa.RecordBatch]:
         """Documents in the order of paths, then of places in the file."""
@@ -121,41 +112,6 @@ class Config(BaseConfig):
 
     def _find(self) -> tuple[Path, list[Found]]:
         return find([self.path] if isinstance(self.path, str) else self.path, self.suffixes)
-
-    def _plan(self, found: list[Found]) -> Iterator[tuple[str, list[Piece]]]:
-        """(name, pieces) of each shard."""
-        held: list[Piece] = []
-        size = 0
-        for file in found:
-            stored = file.size()
-            pieces = list(self._cut(file)) if stored > SHARD_BYTES else [Piece(file)]
-            if held and (len(pieces) > 1 or size + stored > SHARD_BYTES):
-                yield _name(held), held
-                held, size = [], 0
-            if len(pieces) > 1:
-                yield from ((_name([piece]), [piece]) for piece in pieces)
-            else:
-                held, size = [*held, *pieces], size + stored
-        if held:
-            yield _name(held), held
-
-    def _cut(self, file: Found) -> Iterator[Piece]:
-        """The pieces that a large file falls into; one for a file that must be read from its beginning."""
-        name, size = file.path.name.lower(), file.size()
-        separator = self._separator(name)
-        if name.endswith(".parquet"):
-            groups = reading.parquet_groups(file.path)
-            first = filled = 0
-            for i, stored in enumerate(groups):
-                if filled and filled + stored > SHARD_BYTES:
-                    yield Piece(file, first, i)
-                    first, filled = i, 0
-                filled += stored
-            yield Piece(file, first, len(groups)) if first else Piece(file)
-        elif separator and name == uncompressed(name) and reading.can_cut(file.path, separator):
-            yield from (Piece(file, at, min(at + SHARD_BYTES, size)) for at in range(0, size, SHARD_BYTES))
-        else:
-            yield Piece(file)
 
     def _separator(self, name: str) -> bytes | None:
         """What stands between the documents of a file; None if it is one."""
@@ -170,7 +126,7 @@ class Config(BaseConfig):
         ledger = ledger.within(root)
         ids: set[str] = set()
         known = shard is None
-        for name, pieces in self._plan(found):
+        for name, pieces in plan(found, self._separator):
             if shard is None or shard == name:
                 known = True
                 for piece in pieces:
@@ -289,9 +245,3 @@ class Config(BaseConfig):
             entry.start,
             entry.stop,
         )
-
-
-def _name(pieces: list[Piece]) -> str:
-    """A shard is named after its first file, and its bytes or row groups where it is a piece of it."""
-    first = pieces[0]
-    return first.file.name if first.start is None else f"{first.file.name}#{first.start}-{first.stop}"

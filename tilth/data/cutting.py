@@ -1,0 +1,63 @@
+"""Files become shards of about equal size: small ones go together, a large one is cut where it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from . import reading
+from .finding import Found, uncompressed
+
+SHARD_BYTES = 32 << 20
+"""Stored bytes of a shard."""
+
+
+class Piece(NamedTuple):
+    """A file, or the bytes (Parquet: row groups) of it from `start` to `stop`."""
+
+    file: Found
+    start: int | None = None
+    stop: int = 0
+
+
+def plan(found: list[Found], separator: Callable[[str], bytes | None]) -> Iterator[tuple[str, list[Piece]]]:
+    """(name, pieces) of each shard. `separator` says what stands between the documents of a file by its name; None if
+    it is one. A shard is named after its first file, and its bytes or row groups where it is a piece of it."""
+    held: list[Piece] = []
+    size = 0
+    for file in found:
+        stored = file.size()
+        pieces = list(_cut(file, separator)) if stored > SHARD_BYTES else [Piece(file)]
+        if held and (len(pieces) > 1 or size + stored > SHARD_BYTES):
+            yield _name(held), held
+            held, size = [], 0
+        if len(pieces) > 1:
+            yield from ((_name([piece]), [piece]) for piece in pieces)
+        else:
+            held, size = [*held, *pieces], size + stored
+    if held:
+        yield _name(held), held
+
+
+def _cut(file: Found, separator: Callable[[str], bytes | None]) -> Iterator[Piece]:
+    """The pieces that a large file falls into; one for a file that must be read from its beginning."""
+    name, size = file.path.name.lower(), file.size()
+    between = separator(name)
+    if name.endswith(".parquet"):
+        groups = reading.parquet_groups(file.path)
+        first = filled = 0
+        for i, stored in enumerate(groups):
+            if filled and filled + stored > SHARD_BYTES:
+                yield Piece(file, first, i)
+                first, filled = i, 0
+            filled += stored
+        yield Piece(file, first, len(groups)) if first else Piece(file)
+    elif between and name == uncompressed(name) and reading.can_cut(file.path, between):
+        yield from (Piece(file, at, min(at + SHARD_BYTES, size)) for at in range(0, size, SHARD_BYTES))
+    else:
+        yield Piece(file)
+
+
+def _name(pieces: list[Piece]) -> str:
+    first = pieces[0]
+    return first.file.name if first.start is None else f"{first.file.name}#{first.start}-{first.stop}"
