@@ -331,6 +331,7 @@ def compare(bench: Bench, stage: str, rounds: int) -> dict[str, Any]:
     row: dict[str, Any] = {
         "stage": stage,
         "megabytes": size,
+        "documents": json.loads((folder.parent / "crawl.json").read_text())["pages"],
         "seconds": {"ours": [r["seconds"] for r in mine], "peer": [r["seconds"] for r in theirs]},
         "rate": {"ours": size / ours, "peer": size / peer},
         "ratio": peer / ours,
@@ -425,7 +426,7 @@ def plan(data: dict[str, Any], terabytes: float = 10.0, cluster: dict[str, Any] 
     cores = data["cores"]
     row = data["stages"]["whole"]
     text = row["megabytes"] * 1e6
-    documents = data["documents"] / text * size
+    documents = row["documents"] / text * size
     written = row["disk_bytes"] / text
     shuffled = documents * 14 * 20
     nodes, per_node = cluster["nodes"], cluster["cores"]
@@ -512,8 +513,7 @@ def main() -> None:
     data |= {"date": str(date.today()), "machine": _machine(), "cores": len(os.sched_getaffinity(0))}
     data |= {"rounds": asked.rounds, "versions": versions(), "peer": "DataTrove 0.10.0"}
     data["command"] = f"python bench/data.py --megabytes {asked.megabytes:g} --rounds {asked.rounds}"
-    summary = json.loads((bench.crawl(asked.megabytes).parent / "crawl.json").read_text())
-    data |= {"documents": summary["pages"], "tokenizer_vocabulary": VOCABULARY}
+    data["tokenizer_vocabulary"] = VOCABULARY
     data.setdefault("stages", {})
     for stage in STAGES:
         if stage in wanted:
