@@ -28,6 +28,8 @@ CARD = {
     "excludes": [],
 }
 
+KNOBS = {"signal": {"signal": {"use": "age", "earliest": 2015}, "min_year": 2014}}
+
 
 class Config(BaseConfig):
     """Which years."""

@@ -26,6 +26,8 @@ CARD = {
     "excludes": [],
 }
 
+KNOBS = {"name_field": "name"}
+
 _DATA = ("json", "yaml", "yml")
 _RULES = (
     Rule("a line too long", "code_max_line > max_line"),

@@ -24,6 +24,8 @@ CARD = {
     "excludes": [],
 }
 
+KNOBS = {"keep": ["de"], "among": ["de", "en"]}
+
 
 class Config(BaseConfig):
     """Which languages, and how sure."""

@@ -29,6 +29,12 @@ CARD = {
     "excludes": [],
 }
 
+KNOBS = {
+    "keep": ["copyleft"],
+    "licences": ["GPL-3.0-only"],
+    "opt_out_field": {"opt_out_field": "no_training", "keep": ["permissive", "unknown"]},
+}
+
 
 class Config(BaseConfig):
     """What is wanted."""

@@ -30,6 +30,8 @@ CARD = {
     "excludes": [],
 }
 
+KNOBS = {"min_distinct": {"min_distinct": 1, "rules": "redstone"}}
+
 _COMMON = (
     Rule("too short", "math_chars < min_chars"),
     Rule("too many accents", "math_accented > max_accented"),

@@ -37,6 +37,10 @@ CARD = {
     "check": "Dropped documents equal those of a brute-force Jaccard comparison (tests/data/test_curate.py).",
     "needs": [],
     "excludes": [],
+    "exempt": {
+        "knob:hashes": "only how likely a copy at the threshold is missed, 1 % at most either way",
+        "knob:seed": "other hash functions find the same copies, but for those 1 %",
+    },
 }
 
 _RECALL = 0.99

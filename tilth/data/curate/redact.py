@@ -34,6 +34,8 @@ CARD = {
     "excludes": [],
 }
 
+KNOBS = {"kinds": ["email"]}
+
 Kind = Literal["email", "ipv4", "ipv6", "phone", "card", "key"]
 
 _HOSTS = ("example.com", "example.org", "example.net")

@@ -34,6 +34,8 @@ CARD = {
     "needs": ["signal.safety"],
     "excludes": [],
 }
+
+KNOBS = {"tag": "[harm]"}
 _WORD = re.compile(r"\S+")
 
 

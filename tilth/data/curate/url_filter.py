@@ -45,6 +45,16 @@ CARD = {
     "excludes": [],
 }
 
+KNOBS = {
+    "domains": ["example.net"],
+    "hosts": ["news.example.com"],
+    "urls": ["https://blog.example.org/?p=1"],
+    "words": ["story"],
+    "soft_words": ["fox", "wiki"],
+    "subwords": ["2019story"],
+    "curated": ["wikipedia.org"],
+}
+
 Entries = list[str] | str
 """Entries, or the name of a file with one on each line (# begins a comment; .gz and .zst are inflated)."""
 

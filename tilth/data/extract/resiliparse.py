@@ -23,6 +23,9 @@ CARD = {
     "check": "Shingle F1 and time per page on the article extraction benchmark (bench/extraction.py).",
     "needs": [],
     "excludes": [],
+    "exempt": {
+        "knob:list_bullets": "shows on lists of the main text; tests/data/test_extract.py",
+    },
 }
 
 

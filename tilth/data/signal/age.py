@@ -26,6 +26,8 @@ CARD = {
     "needs": [],
     "excludes": [],
 }
+
+KNOBS = {"fields": ["crawled"]}
 _YEAR = re.compile(r"\s*(\d{4})(?!\d)")
 
 

@@ -30,6 +30,8 @@ CARD = {
     "excludes": [],
 }
 
+KNOBS = {"name_field": "name"}
+
 _STRINGS = r"\"(?:\\.|[^\"\\\n])*\"?|'(?:\\.|[^'\\\n])*'?"
 _SLASH = r"(//[^\n]*|/\*.*?(?:\*/|\Z))|"
 _HASH = r"(#[^\n]*)|"

@@ -31,6 +31,9 @@ CARD = {
     "excludes": [],
 }
 
+KNOBS = {"languages": ["de", "fr"]}
+
+_DIGITS = 6
 _NOISE = re.compile(r"(?:https?://|www\.)\S+|\d+|\s+")
 
 
@@ -88,9 +91,10 @@ class Signals:
         asked_parts = (parts[i] for i in asked)
         for i, found in zip(asked, map(self._detector.compute_language_confidence_values, asked_parts), strict=True):
             if found and found[0].value > 0:
-                # Equal values: the first code of the alphabet.
-                best = min(found, key=lambda f: (-f.value, f.language.iso_code_639_1.name))
-                codes[i], scores[i] = best.language.iso_code_639_1.name.lower(), best.value
+                # lingua adds logarithms in an order that changes, so the last bits of its values do; equal values: the
+                # first code of the alphabet.
+                best = min(found, key=lambda f: (-round(f.value, _DIGITS), f.language.iso_code_639_1.name))
+                codes[i], scores[i] = best.language.iso_code_639_1.name.lower(), round(best.value, _DIGITS)
         return {"language_code": pa.array(codes, pa.string()), "language_score": pa.array(scores)}
 
     def _part(self, text: str) -> str:

@@ -31,7 +31,13 @@ CARD = {
     "(tests/data/test_redpajama.py).",
     "needs": [],
     "excludes": [],
+    "exempt": {
+        "knob:bad_words": "names a file of the user's; tests/data/test_redpajama.py reads one",
+        "knob:blocklist": "names a file of the user's; tests/data/test_redpajama.py reads one",
+    },
 }
+
+KNOBS = {"stop_words": ["the"]}
 
 _BAD, _BLOCKED = "rps_doc_ldnoobw_words", "rps_doc_ut1_blacklist"
 

@@ -32,6 +32,12 @@ CARD = {
     "check": "Held-out recall of level >= 1 and the maximum over pieces (tests/data/test_safety.py).",
     "needs": [],
     "excludes": [],
+    "exempt": {
+        "knob:model": "names files of the user's; tests/data/test_safety.py reads some",
+        "knob:examples": "names files of the user's; tests/data/test_safety.py reads some",
+        "knob:safe": "names files of the user's; tests/data/test_safety.py reads some",
+        "knob:learning": "settings of a training; tests/data/test_classifier.py moves them",
+    },
 }
 
 

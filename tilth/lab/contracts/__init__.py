@@ -159,7 +159,10 @@ def _spelling(identity: str) -> None:
     assert cls.model_config.get("extra") == "forbid", "Config must come from tilth.core.config.Config"
     if any(f.is_required() and n not in given for n, f in fields.items()):
         return  # the missing field would be reported, not the misspelt one
-    resolve(area, given)
+    try:
+        resolve(area, given)
+    except RecipeError:  # it wants one of several fields
+        return
     for field in fields:
         wrong = field + field[-1]
         if wrong in fields:

@@ -85,8 +85,9 @@ def texts() -> Iterator[str]:
     )
     yield ("Proof. Let $x$ be a real number such that $x > 0$. Then \\int_0^1 x dx = 1/2. Solve the theorem. " * 3)
     yield (
-        "Write to anna.schmidt@example.org or call (212) 555-0142 today. The server is 8.8.4.4 or "
-        "2001:4860:4860::8888. Card 4111 1111 1111 1111, key AKIAIOSFODNN7EXAMPLE, version 1.2.3.4567. " + prose(73, 10)
+        "Write to anna.schmidt@firma.de or call (212) 736-5000 today. The server is 93.184.216.34 or "
+        "2606:2800:220:1::1946. Card 4111 1111 1111 1111, key AKIAIOSFODNN7EXAMPLE, version 1.2.3.4567. "
+        + prose(73, 10)
     )
     yield (
         "Der schnelle braune Fuchs springt über den faulen Hund, und die Kinder lachen laut im Garten hinter dem Haus. "
@@ -106,6 +107,7 @@ def texts() -> Iterator[str]:
     yield "Visit https://example.com/a?b=c and http://spam.example.net/" + " https://x.example/y" * 30
     yield "\t\t" + prose(76, 8).replace("\n", "\r\n") + "\u2028" + prose(77, 4)
     yield "e\u0301te\u0301 na\u00efve \ufb01ligree \u200b\u200d \u0130stanbul " * 20
+    yield "\n".join(prose(80 + i, 1)[:-1] + "[12]." for i in range(5)) + "\n" + prose(86, 1)[:-1] + ".[citation needed]"
     for i in range(12):
         yield prose(100 + i, 8 + 3 * i, per_line=1 + i % 3)
 
@@ -143,7 +145,27 @@ def documents() -> list[Document]:
                 licence=("", "MIT", "GPL-3.0-only")[i % 3],
             )
         )
+    for name, text, metadata in _NAMED:
+        out.append(Document(f"named-{name}", text, "one", name, metadata))
     return out
+
+
+_NAMED = (
+    ("tiny.json", '{"a": 1}', "{}"),
+    ("some.json", '{"name": "thing", "size": 3, "of": "a kind"}\n' * 12, '{"opt_out": true}'),
+    ("vast.json", '{"name": "thing", "size": 3, "of": "a kind"}\n' * 300, '{"no_training": true}'),
+    ("named", "# a line of text\nx = 1  # and another\n" * 12, '{"name": "module.py"}'),
+    ("remarks.py", "# nothing but remarks, each of them of a fair length, so that they count\n" * 20 + "x = 1\n", "{}"),
+    ("late.py", "value = 1\n" * 3000 + "# SPDX-License-Identifier: MIT\n", "{}"),
+    ("maths.tex", r"\frac{a}{b} \sqrt{x} \sum_i \alpha \beta \gamma \leq \int_0^1 " * 3 + prose(90, 4), "{}"),
+    ("few.tex", r"We know that \frac{a}{b} is small. " + prose(91, 4), "{}"),
+    ("accents.tex", r"\frac{a}{b} \sqrt{x} \sum_i \alpha \beta " + "été à la fenêtre où l'élève espère " * 8, "{}"),
+    (
+        "macros.tex",
+        "\\newcommand{\\x}{y} \\newcommand{\\z}{w}\n" + r"\frac{a}{b} \sqrt{x} \sum_i \alpha \beta " + prose(92, 4),
+        "{}",
+    ),
+)
 
 
 STRANGE = (

@@ -137,7 +137,7 @@ def _said(verdicts: Any, batch: pa.RecordBatch) -> Answer:
     edits: list[list[Any]] = [[] for _ in range(n)]
     for edit in verdicts.edits:
         edits[edit.row].append(tuple(edit)[1:])
-    facts = [{k: v[i] for k, v in verdicts.metadata.items()} for i in range(n)]
+    facts = [{k: v[i] for k, v in verdicts.metadata.items() if v[i] is not None} for i in range(n)]
     return [
         repr(
             (
