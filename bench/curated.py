@@ -110,12 +110,13 @@ def main() -> None:
         root=asked.dir,
     )
     print("\n".join(tell(result)))
-    base, mine = ([o["bits_per_byte"] for o in arm["outcomes"]] for arm in result["arms"])
+    base, mine, again = ([o["bits_per_byte"] for o in arm["outcomes"]] for arm in (*result["arms"], result["null"]))
     rows = {}
     for name, domains in {"all": (*PROSE, *OTHER), "prose": PROSE, **{d: (d,) for d in (*PROSE, *OTHER)}}.items():
-        raw, curated = ([statistics.fmean(o[d] for d in domains) for o in arm] for arm in (base, mine))
+        raw, curated, null = ([statistics.fmean(o[d] for d in domains) for o in arm] for arm in (base, mine, again))
         effect = stats.effect([c - r for c, r in zip(curated, raw, strict=True)])
         rows[name] = {"raw": raw, "curated": curated, "effect": effect.to_dict()}
+        rows[name]["null"] = stats.effect([n - r for n, r in zip(null, raw, strict=True)]).to_dict()
         print(f"{name}: raw {statistics.fmean(raw):.4f}, curated {statistics.fmean(curated):.4f}, {effect.to_dict()}")
     for name in TRAINED:  # where they lay says nothing
         del made[name]["dir"], made[name]["text"]
