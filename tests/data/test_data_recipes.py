@@ -1,4 +1,4 @@
-"""The recipes of recipes/data: each says what it stands for, loads strictly, makes a plan; some run on a small crawl."""
+"""The recipes of recipes/data: each says what it stands for, loads strictly, plans; some run on a small crawl."""
 
 from __future__ import annotations
 
