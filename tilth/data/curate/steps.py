@@ -49,14 +49,21 @@ class Signals:
     built: dict[str, Any]
     columns: dict[str, dict[str, pa.Array]] = field(default_factory=dict)
 
+    def build(self, configs: Iterable[Config]) -> None:
+        """Build those of these techniques that are not built yet."""
+        for config in configs:
+            key = signal_key(config)
+            if key not in self.built:
+                self.built[key] = config.build()  # type: ignore[attr-defined]
+
     def get(self, configs: Iterable[Config]) -> pa.RecordBatch:
         """Columns of these techniques, row for row."""
         out: dict[str, pa.Array] = {}
-        for config in configs:
+        wanted = list(configs)
+        self.build(wanted)
+        for config in wanted:
             key = signal_key(config)
             if key not in self.columns:
-                if key not in self.built:
-                    self.built[key] = config.build()  # type: ignore[attr-defined]
                 self.columns[key] = self.built[key].compute(self.batch)
             out |= self.columns[key]
         if not out:

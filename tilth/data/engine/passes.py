@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tilth.core.config import Config
-from tilth.core.errors import DataError
+from tilth.core.errors import DataError, TilthError
 from tilth.core.protocols import Verdicts
 from tilth.core.rundir import write_json
 from tilth.core.technique import use_name
@@ -154,8 +154,11 @@ def run(
 def _stretch(pass_: Pass, number: int, group: list[tuple[str, Config]], signals: Signals, out: _Output) -> Signals:
     configs = pass_.signals_of(number, group)
     if configs and signals.batch.num_rows:
+        signals.build(configs.values())
         try:
             columns = signals.get(configs.values())
+        except TilthError:
+            raise
         except Exception:  # a signal fails on some document: find it, keep the others
             signals = out.without_failing(configs, signals)
             columns = signals.get(configs.values())
@@ -244,6 +247,8 @@ class _Output:
         """Apply a step of documents; a document on which it fails is quarantined."""
         try:
             verdicts = steps.judge(step, signals)
+        except TilthError:
+            raise
         except Exception:
             failing = [i for i in range(signals.batch.num_rows) if self._fails(label, step, signals, i)]
             if not failing:

@@ -7,6 +7,7 @@ counted is the child's own, so that a busy machine refuses no more than an idle 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
@@ -114,8 +115,9 @@ class Sandboxed:
             self._child = None
 
     def __del__(self) -> None:
-        if self._owner == os.getpid():
-            self.close()
+        with contextlib.suppress(Exception):  # the interpreter may be going, and parts of it gone
+            if self._owner == os.getpid():
+                self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_config": self._config, "_child": None, "_owner": 0}
