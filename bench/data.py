@@ -8,8 +8,9 @@
 Documents are a generated crawl (bench/crawl.py: mixed text and code, furniture, copies, spam), as jsonl.zst files.
 
 signals   all signals of Gopher, C4, FineWeb, RefinedWeb and RedPajama-v2 and the filters' verdicts on every document,
-          against DataTrove's Gopher, C4 and FineWeb filters in sequence (where a document that one drops is spared the
-          next); both read the files, neither writes
+          given from the signals, against DataTrove's Gopher, C4 and FineWeb filters in sequence (where a document that
+          one drops is spared the next); both read the files, neither writes. Texts with C4's lines cut, which
+          DataTrove's filter makes on the way, and the log of every cut are made here by the run (`whole`)
 minhash   MinHash deduplication, all stages, files in, files out
 tokens    tokenisation to shards with the same tokenizer
 whole     files in, packed shards out, with everything above; signals, decisions and lineage kept
@@ -49,7 +50,18 @@ LIMITS = {"signals": 1 << 30, "tokens": 1 << 30, "whole": 2 << 30}
 """Bytes of memory to stay under."""
 FILTERS = ["gopher_quality", "c4", "fineweb"]
 """The steps that are DataTrove's three filters."""
-RULES = ["gopher_quality", "gopher_repetition", "c4", "fineweb", "refinedweb"]
+RULES: list[Any] = [
+    "gopher_quality",
+    "gopher_repetition",
+    "c4",
+    "fineweb",
+    {
+        "use": "filter",
+        "signals": ["refinedweb"],
+        "thresholds": {"most": 0.05},
+        "rules": {"too much removed": "refinedweb_removed_words > most"},
+    },
+]
 """The steps whose verdicts are given on every document, with all signals they read and SIGNALS beside them."""
 SIGNALS = ["redpajama"]
 SCALE = (1, 3, 10)
@@ -89,7 +101,8 @@ def _warm() -> None:
     from tilth.data.curate import steps
 
     if not _STEPS:
-        _STEPS.extend((name, resolve("curate", name).build()) for name in RULES)
+        names = [rule if isinstance(rule, str) else rule["signals"][0] for rule in RULES]
+        _STEPS.extend((name, resolve("curate", rule).build()) for name, rule in zip(names, RULES, strict=True))
         wanted = [need for _, step in _STEPS for need in steps.needs(step)]
         wanted += [resolve("signal", name) for name in SIGNALS]
         _CONFIGS.extend({steps.signal_key(c): c for c in wanted}.values())
@@ -126,7 +139,7 @@ def _judge_files(files: list[str]) -> dict[str, Any]:
             counts["documents"] += batch.num_rows
             every = None
             for name, step in _STEPS:
-                keep = steps.judge(step, found).keep
+                keep = step.verdicts(columns).keep
                 counts[name] += int(keep.sum())
                 if name in FILTERS:
                     every = keep if every is None else every & keep

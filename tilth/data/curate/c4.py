@@ -80,12 +80,16 @@ class C4:
 
     def judge(self, batch: pa.RecordBatch, signals: pa.RecordBatch) -> Verdicts:
         """Drop documents, and the lines that break a rule from those that stay."""
-        verdicts = self._book.verdicts(signals)
+        verdicts = self.verdicts(signals)
         column = batch.column("text")
         table = text.measure(column, "c4", c4=self._rules, text=True)
         verdicts.text = table.text
         verdicts.edits = edits(table, verdicts.keep, column)
         return verdicts
+
+    def verdicts(self, signals: pa.RecordBatch) -> Verdicts:
+        """What goes, and why, from the signals alone."""
+        return self._book.verdicts(signals)
 
 
 def edits(table: text.Table, keep: np.ndarray, column: pa.Array) -> list[Edit]:
