@@ -55,19 +55,23 @@ def trace_document(run: str | Path, identity: str) -> dict[str, Any] | None:
     return {
         "run": str(result.dir),
         "id": identity,
-        "tier": found["tier"] if any(d["decision"] != "drop" for d in decisions) or not decisions else "dropped",
+        "tier": found["tier"],
         "source": {k: found[k] for k in ("source", "path", "start", "stop", "url", "date", "licence", "metadata")},
         "chain": chain,
         "decisions": decisions,
         "edits": list(result.rows("edits.parquet", chain)),
         "clusters": list(result.clusters(chain)),
         "text": excerpt(found["text"]),
-    } | _outcome(decisions)
+    } | _outcome(result, decisions)
 
 
-def _outcome(decisions: list[dict[str, Any]]) -> dict[str, Any]:
+def _outcome(result: Result, decisions: list[dict[str, Any]]) -> dict[str, Any]:
     dropped = [d for d in decisions if d["decision"] == "drop"]
-    return {"outcome": f"dropped by {dropped[-1]['step']}: {dropped[-1]['reason']}" if dropped else "kept"}
+    if not dropped:
+        return {"outcome": "kept"}
+    tier = {label: tier for tier, label, _ in result.recipe.labelled()}.get(dropped[-1]["step"], "L1")
+    why = f"by {dropped[-1]['step']}: {dropped[-1]['reason']}"
+    return {"outcome": f"dropped {why}" if tier == "L1" else f"kept, below {tier} {why}"}
 
 
 def _set_aside(result: Result, row: dict[str, Any]) -> dict[str, Any]:
@@ -79,6 +83,8 @@ def trace_step(run: Path, step: int) -> dict[str, Any]:
     from tilth import job
     from tilth.report.live import Silent
 
+    if (run / "ids").is_dir():
+        raise DataError("this is a data run; --step is of a training run.", where=str(run), fix="Leave out --step.")
     if not (run / "recipe.yaml").is_file():
         raise DataError("this is no training run (it holds no recipe.yaml).", where=str(run))
     resolved, plan, prepared = job.make_plan(run / "recipe.yaml", root=run.parent, out=Silent())

@@ -121,9 +121,9 @@ def test_batches_are_bounded_in_rows():
 
 
 def test_ids_tell_path_place_and_text_apart():
-    ids = {document_id(p, t, n) for p in ("a", "b") for t in ("a", "b") for n in (0, 1)}
-    assert len(ids) == 8 and all(len(i) == 32 for i in ids)
-    assert document_id("a", "b") == document_id("a", "b", 0)
+    ids = {document_id(s, p, t, n) for s in "xy" for p in "ab" for t in "ab" for n in (0, 1)}
+    assert len(ids) == 16 and all(len(i) == 32 for i in ids)
+    assert document_id("s", "a", "b") == document_id("s", "a", "b", 0)
 
 
 def test_text_keys_ignore_space_and_composition_only():

@@ -154,10 +154,16 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
 
 def test_half_made_directories_of_a_killed_process_are_removed(tmp_path):
     path = written(tmp_path)
-    (tmp_path / "run" / "read" / ".own-00000.abc").mkdir(parents=True)
-    (tmp_path / "run" / "read" / ".own-00000.abc" / "part-00000.parquet").write_bytes(b"torn")
-    go(tmp_path, path)
     go(tmp_path, path, "whole")
+    torn = tmp_path / "run" / "read" / ".own-00000.a1b2c3d4"
+    torn.mkdir(parents=True)
+    (torn / "part-00000.parquet").write_bytes(b"torn")
+    others = tmp_path / "run" / ".git"
+    others.mkdir()
+    (tmp_path / "run" / "identity.json").write_text((tmp_path / "whole" / "identity.json").read_text())
+    go(tmp_path, path)
+    assert others.is_dir()  # nobody's business
+    others.rmdir()
     assert tree(tmp_path / "run") == tree(tmp_path / "whole")
 
 
@@ -201,6 +207,37 @@ def test_errors_of_recipes_are_sentences(tmp_path):
         (tmp_path / "none" / "a.jsonl").write_text("\n")
         own = {"own": {"use": "files", "path": str(tmp_path / "none")}}
         engine.run(written(tmp_path, sources=own), root=tmp_path, engine="inline", say=silent)
+
+
+def test_a_directory_of_other_things_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "run" / "sub" / ".git").mkdir(parents=True)
+    with pytest.raises(DataError, match="other things"):
+        go(tmp_path, written(tmp_path))
+    assert (tmp_path / "run" / "sub" / ".git").is_dir()
+
+
+def test_source_names_stay_in_the_run(tmp_path):
+    with pytest.raises(RecipeError, match="must be letters"):
+        load(written(tmp_path, sources={"../out": {"use": "files", "path": str(tmp_path)}}))
+
+
+def test_html_without_an_extractor_is_set_aside(tmp_path):
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    (folder / "a.html").write_text("<html><body><p>" + text(1) + "</p></body></html>")
+    own = {"own": {"use": "files", "path": str(folder / "a.html")}}
+    with_text = {"own": own["own"], "text": {"use": "files", "path": str(corpus(tmp_path / "more")), "id_field": "id"}}
+    found = go(tmp_path, written(tmp_path, sources=with_text))
+    assert found.ledger["sources"]["own"]["quarantined"] == {"HTML, and the recipe names no extractor": 1}
+
+
+def test_the_same_text_in_two_sources_is_two_documents(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "LICENSE.txt").write_text(text(5))
+    sources = {name: {"use": "files", "path": str(tmp_path / name)} for name in "ab"}
+    found = go(tmp_path, written(tmp_path, sources=sources))
+    assert [book["kept"] for book in found.ledger["sources"].values()] == [1, 1]
 
 
 def test_a_directory_of_another_run_is_refused(tmp_path):

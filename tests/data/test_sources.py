@@ -98,7 +98,7 @@ def test_folders_are_walked_in_order_without_hidden_or_unknown_files(folder, tmp
     assert [d["path"] for d in documents] == ["a/x.md", "b/a.TXT", "b/z.py", "c.rst"]
     first = documents[0]
     assert first == {
-        "id": document_id("a/x.md", "text of a/x.md", 0),
+        "id": document_id("s", "a/x.md", "text of a/x.md", 0),
         "text": "text of a/x.md",
         "source": "s",
         "path": "a/x.md",

@@ -80,9 +80,9 @@ def _batch(rows: list[Document]) -> pa.RecordBatch:
     return pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
 
-def document_id(path: str, text: str, place: int = 0) -> str:
+def document_id(source: str, path: str, text: str, place: int = 0) -> str:
     """32 hex digits from where a document stands and what it says; `place` tells documents of one file apart."""
-    h = hashlib.sha256(f"{path}\0{place}\0".encode())
+    h = hashlib.sha256(f"{source}\0{path}\0{place}\0".encode())
     h.update(text.encode())
     return h.hexdigest()[:32]
 
@@ -153,7 +153,7 @@ class Ledger:
         """Count something that could not be read. Raises DataError instead where the recipe asks for it."""
         if self._on_error == "raise":
             where = ", ".join(filter(None, (str(root / path), place)))
-            raise DataError(f"{reason}.", where=where, fix="Mend it, or set corpus.on_error to quarantine.")
+            raise DataError(f"{reason}.", where=where, fix="Mend it, or set on_error to quarantine.")
         account = self.accounts[source]
         account.read += 1
         account.quarantined[reason] += 1

@@ -6,9 +6,9 @@ dropped side by side. Text from data is escaped by the template; there is no scr
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,13 +18,16 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tilth.core.rundir import write_whole
 from tilth.data.curate.rulebook import Rule, Rulebook, limit_of, numbers
 from tilth.data.document import excerpt
 from tilth.data.engine.files import read
+from tilth.data.engine.passes import is_page
 from tilth.data.engine.result import Result
+from tilth.data.reading import Unreadable
 
 from .page import HERE, digest, environment
 from .words import count, percent
@@ -132,8 +135,15 @@ def _hosts(result: Result, tier: str) -> Counter[str]:
         for batch in read(file, ["url"]):
             for entry in batch.column("url").value_counts().to_pylist():
                 if entry["values"]:
-                    out[urlsplit(entry["values"]).netloc[:80] or "(no host)"] += entry["counts"]
+                    out[_host(entry["values"])] += entry["counts"]
     return out
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).netloc[:80] or "(no host)"
+    except ValueError:
+        return "(no host)"
 
 
 def _languages(result: Result) -> list[tuple[str, int]]:
@@ -179,9 +189,10 @@ def _texts(result: Result, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any
         if found is None:
             continue
         text = found["text"]
-        raw = found["tier"] == "L0" and json.loads(found["metadata"]).get("content_type") == "text/html"
+        raw = found["tier"] == "L0" and is_page(found["metadata"])
         if extractor is not None and raw:
-            text = extractor.extract(text, found["url"])
+            with contextlib.suppress(Unreadable):  # then its HTML is shown
+                text = extractor.extract(text, found["url"])
         yield {**row, "path": found["path"], "url": found["url"], "text": excerpt(text, 700)}
 
 
@@ -245,21 +256,27 @@ def clusters(result: Result) -> list[dict[str, Any]]:
     out = []
     for folder in sorted(result.dir.glob("across-*")):
         files = sorted(folder.rglob("clusters*.parquet"))
-        sizes: Counter[Any] = Counter()
-        rows: dict[Any, list[dict[str, Any]]] = {}
+        rows_of_size: Counter[int] = Counter()
+        largest: dict[Any, int] = {}
         for file in files:
-            for batch in read(file):
-                for row in batch.to_pylist():
-                    sizes[row["cluster"]] += 1
-                    members = rows.setdefault(row["cluster"], [])
-                    if len(members) < MEMBERS:
-                        members.append(row)
-        if sizes:
-            largest = [c for c, _ in sorted(sizes.items(), key=lambda kv: (-kv[1], str(kv[0])))[:CLUSTERS]]
-            shown = [{"cluster": c, "size": sizes[c], "members": list(_members(result, rows[c]))} for c in largest]
-            histogram = sorted(Counter(sizes.values()).items())
+            for batch in read(file, ["cluster", "size"]):
+                pairs = list(zip(*(batch.column(c).to_pylist() for c in ("cluster", "size")), strict=True))
+                rows_of_size.update(size for _, size in pairs)
+                largest |= dict(pairs)
+                largest = dict(sorted(largest.items(), key=lambda kv: (-kv[1], str(kv[0])))[:CLUSTERS])
+        if largest:
+            members: dict[Any, list[dict[str, Any]]] = {cluster: [] for cluster in largest}
+            for file in files:
+                for batch in read(file):
+                    for row in batch.filter(pc.is_in(batch.column("cluster"), pa.array([*largest]))).to_pylist():
+                        if len(members[row["cluster"]]) < MEMBERS:
+                            members[row["cluster"]].append(row)
+            sizes = sorted((size, rows // size) for size, rows in rows_of_size.items())
+            shown = [
+                {"cluster": c, "size": n, "members": list(_members(result, members[c]))} for c, n in largest.items()
+            ]
             label = folder.name.removeprefix("across-")
-            out.append({"step": label, "number": len(sizes), "sizes": histogram[:12], "largest": shown})
+            out.append({"step": label, "number": sum(n for _, n in sizes), "sizes": sizes[:12], "largest": shown})
     return out
 
 

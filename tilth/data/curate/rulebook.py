@@ -116,7 +116,16 @@ class Rulebook:
         with np.errstate(all="ignore"):
             for i, rule in enumerate(self.rules):
                 tree = rule.tree()
-                hit = np.broadcast_to(_evaluate(tree, values), n) & (reason == 0)
+                try:
+                    hit = np.broadcast_to(_evaluate(tree, values), n) & (reason == 0)
+                except (TypeError, ValueError, IndexError) as err:
+                    raise RecipeError(
+                        f"the rule '{rule.when}' cannot be computed ({err}).",
+                        where=rule.reason,
+                        fix="Compare numbers with numbers, texts with texts; abs and log take one value.",
+                    ) from None
+                for name in rule.names() & set(signals.schema.names):
+                    hit = hit & ~missing(values[name])
                 if hit.any():
                     first = tree.values[0] if isinstance(tree, ast.BoolOp) else tree
                     reason[hit] = i + 1
@@ -125,6 +134,11 @@ class Rulebook:
                     threshold[hit] = limit[hit]
         names = ["", *(rule.reason for rule in self.rules)]
         return Verdicts(reason == 0, [names[i] for i in reason.tolist()], value, threshold)
+
+
+def missing(values: np.ndarray) -> np.ndarray:
+    """bool [n]: where a signal has no value; no comparison holds there, whatever its operator."""
+    return np.isnan(values) if values.dtype != object else np.array([v is None for v in values], dtype=bool)
 
 
 def numbers(column: pa.Array) -> np.ndarray:

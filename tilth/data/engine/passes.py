@@ -81,6 +81,8 @@ class Pass:
     """(label, configuration) of steps of documents."""
     extract: Config | None = None
     """How HTML becomes text, in the first pass."""
+    refuses_pages: bool = False
+    """Whether HTML is quarantined, in the first pass of a recipe without an extractor."""
     keep: tuple[Config, ...] = ()
     """Signals to compute for the text before the first step, whether a step reads them or not."""
     before: tuple[str, Config] | None = None
@@ -142,6 +144,10 @@ def run(
             first += batch.num_rows
             if pass_.extract is not None:
                 signals = out.step("00-extract", _Extract(_built(pass_.extract)), signals)
+            elif pass_.refuses_pages and (
+                pages := [i for i, m in enumerate(signals.batch.column("metadata").to_pylist()) if is_page(m)]
+            ):
+                signals = out.quarantine(signals, pages, "00-extract", "HTML, and the recipe names no extractor")
             for number, group in pass_.groups():
                 signals = _stretch(pass_, number, group, signals, out)
             if sketcher is not None and signals.batch.num_rows:
@@ -373,7 +379,7 @@ class _Extract:
         reason, texts = [""] * batch.num_rows, []
         columns = (batch.column(c).to_pylist() for c in ("text", "url", "metadata"))
         for i, (text, url, metadata) in enumerate(zip(*columns, strict=True)):
-            if "text/html" in metadata and json.loads(metadata).get("content_type") == "text/html":
+            if is_page(metadata):
                 try:
                     text = self._extractor.extract(text, url)
                     reason[i] = "" if text.strip() else "no text found"
@@ -390,6 +396,11 @@ def _facts(verdicts: Verdicts, row: int) -> str:
         return ""
     facts = {name: values[row] for name, values in verdicts.metadata.items() if values[row] is not None}
     return json.dumps(facts, ensure_ascii=False, sort_keys=True) if facts else ""
+
+
+def is_page(metadata: str) -> bool:
+    """Whether a document's text is HTML, by its metadata."""
+    return "text/html" in metadata and json.loads(metadata).get("content_type") == "text/html"
 
 
 def promoted(parent: str, tier: str) -> str:

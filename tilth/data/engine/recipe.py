@@ -6,12 +6,13 @@ Read like a training recipe (`extends:`, dotted overrides, strict fields, techni
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tilth.core.config import Config, validate
 from tilth.core.errors import RecipeError
@@ -73,6 +74,14 @@ class DataRecipe(Config):
     partition_bytes: int = Field(32_000_000, gt=0)
     """Bytes of text in a part, the unit of work and of what a kill can lose."""
     on_error: Literal["quarantine", "raise"] = "quarantine"
+
+    @field_validator("sources")
+    @classmethod
+    def _safe_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not re.fullmatch(NAME, name):
+                raise ValueError(f"the source name {name!r} must be letters, digits, '_', '-' or '.'")
+        return value
 
     @model_validator(mode="after")
     def _tiers_in_order(self) -> DataRecipe:

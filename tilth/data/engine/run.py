@@ -16,6 +16,7 @@ and in which order changes nothing of the result.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import os
 import shutil
@@ -64,6 +65,7 @@ class Plan:
                     tier=tier,
                     steps=tuple(held),
                     extract=recipe.extract if first else None,
+                    refuses_pages=first and recipe.extract is None,
                     keep=tuple(recipe.signals) if first else (),
                     before=before,
                     after=after,
@@ -127,11 +129,9 @@ def run(
     with RunLock(dir):
         _same_run(dir, identity)
         if not (dir / "done.json").exists():
-            for leftover in [*dir.glob("*/.*"), *dir.glob(".*.*")]:  # a killed process leaves what it was making
-                if leftover.name != ".lock":
-                    shutil.rmtree(leftover, ignore_errors=True)
-            write_whole(dir / "recipe.yaml", recipe.to_yaml())
+            _sweep(dir)
             write_json(dir / "identity.json", identity)
+            write_whole(dir / "recipe.yaml", recipe.to_yaml())
             say(f"{recipe.name}: {dir}")
             _Job(recipe, plan, dir, engine, num_workers or os.cpu_count() or 1, say).run()
         ledger = read_json(dir / "ledger.json")
@@ -194,8 +194,30 @@ def _code() -> str:
     return content_hash([[str(p.relative_to(root)), hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])
 
 
+_OURS = ("read", "pass-*", "across-*", "documents", "tokens", "tokens-parts")
+
+
+def _sweep(dir: Path) -> None:
+    """Remove what a killed process was making: hidden directories with the name of a task's target and eight more
+    characters, where tasks make them and nowhere else."""
+    for folder in (dir, *(f for pattern in _OURS for f in dir.glob(pattern))):
+        for leftover in folder.glob(".*.????????"):
+            if leftover.is_dir() and not leftover.is_symlink() and (folder != dir or _is_ours(leftover.name)):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_ours(hidden: str) -> bool:
+    return any(fnmatch.fnmatch(hidden[1:-9], pattern) for pattern in (*_OURS, "ids", "tokenizer-*"))
+
+
 def _same_run(dir: Path, identity: dict[str, Any]) -> None:
     path = dir / "identity.json"
+    if not path.exists() and any(p.name != ".lock" for p in dir.iterdir()):
+        raise DataError(
+            "this directory holds other things than a data run.",
+            where=str(dir),
+            fix="Name a new or empty one with --run.",
+        )
     if path.exists() and (before := read_json(path)) != identity:
         changed = ", ".join(k for k in identity if before.get(k) != identity[k])
         raise DataError(
@@ -281,7 +303,7 @@ class _Job:
             if not target.is_dir():
                 with whole_dir(target) as aside:
                     for part in sorted((self.dir / f"pass-{last.name}").iterdir()):
-                        os.link(part / passes.DOCUMENTS, aside / f"part-{part.name}.parquet")
+                        _link(part / passes.DOCUMENTS, aside / f"part-{part.name}.parquet")
 
     def _tokens(self) -> None:
         from . import tokens
@@ -330,6 +352,14 @@ class _Job:
         for pass_ in self.plan.passes:
             for part in (self.dir / f"pass-{pass_.name}").iterdir():
                 (part / passes.DOCUMENTS).unlink(missing_ok=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file by another name, or a copy where the file system has no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _add(total: dict[str, int], more: dict[str, int]) -> None:

@@ -32,8 +32,7 @@ def execute(tasks: Sequence[Task], engine: Engine, workers: int, done: Callable[
     todo = [task for task in tasks if not task.done]
     if not todo:
         return
-    if engine != "ray":
-        todo = _here(todo, spread=engine == "daft" and workers > 1, done=done)
+    todo = _here(todo, spread=engine == "ray" or (engine == "daft" and workers > 1), done=done)
     if not todo:
         return
     try:
@@ -58,7 +57,12 @@ def _here(todo: Sequence[Task], spread: bool, done: Callable[[Task], None]) -> S
         left = len(todo) - number
         if spread and left > 1 and number and (time.monotonic() - began) / number * left > STARTING_SECONDS:
             return todo[number:]
-        task.run()
+        try:
+            task.run()
+        except TilthError:
+            raise
+        except Exception as err:
+            raise DataError(_fault(err), where=str(task.target)) from err
         done(task)
     return []
 
@@ -107,9 +111,13 @@ def attempt(task: Task) -> str:
     except TilthError as err:
         return str(err)
     except Exception as err:
-        last = traceback.extract_tb(err.__traceback__)[-1]
-        return f"{type(err).__name__}: {err} ({last.filename}, line {last.lineno})."
+        return _fault(err)
     return ""
+
+
+def _fault(err: Exception) -> str:
+    last = traceback.extract_tb(err.__traceback__)[-1]
+    return f"{type(err).__name__}: {err} ({last.filename}, line {last.lineno})."
 
 
 def _daft(engine: Engine, workers: int) -> Any:

@@ -40,7 +40,8 @@ class Config(BaseConfig):
     path: str = Field(min_length=1)
     """Directory of the data run."""
     tiers: list[Literal["L1", "L2", "L3", "L4"]] = Field(["L1"], min_length=1)
-    """Tiers whose documents are read, one after the other; a document is in one tier."""
+    """Tiers whose documents are read, one after the other. Of several, a document that climbed is read where it came
+    to, not also where it was: the ids of those are held in memory."""
     where: dict[str, str | int | bool | list[str]] = {}
     """Conditions: column or key of the metadata -> the value, or one of the values, it must have."""
 
@@ -56,6 +57,7 @@ class Config(BaseConfig):
     def read(self, ledger: SourceLedger, shard: str | None = None) -> Iterator[pa.RecordBatch]:
         """Documents in the order of the tiers, then as the data run has them."""
         dir = self._dir()
+        climbed = self._climbed()
         for path in self._files():
             name = str(path.relative_to(dir))
             if shard is not None and shard != name:
@@ -63,19 +65,30 @@ class Config(BaseConfig):
             try:
                 with pq.ParquetFile(path) as file:
                     for batch in file.iter_batches(BATCH_DOCUMENTS):
-                        if kept := self._of(batch, name, ledger):
+                        if kept := self._of(batch, name, ledger, climbed):
                             yield kept
             except (pa.ArrowException, OSError) as err:
                 raise DataError(
                     f"a file of the data run cannot be read: {str(err)[:200]}.", where=str(path), fix="Run it again."
                 ) from None
 
-    def _of(self, batch: pa.RecordBatch, name: str, ledger: SourceLedger) -> pa.RecordBatch | None:
+    def _climbed(self) -> set[str]:
+        """Ids of documents that a higher of the tiers asked for was made from."""
+        found: set[str] = set()
+        if len(set(self.tiers)) > 1:
+            for path in self._files():
+                found.update(pq.read_table(path, columns=["parent"]).column("parent").to_pylist())
+        return found - {""}
+
+    def _of(self, batch: pa.RecordBatch, name: str, ledger: SourceLedger, climbed: set[str]) -> pa.RecordBatch | None:
         columns: dict[str, list[Any]] = {n: batch.column(n).to_pylist() for n in batch.schema.names}
         rows = []
         for i in range(batch.num_rows):
             row = {key: values[i] for key, values in columns.items()}
             metadata = json.loads(row["metadata"])
+            if row["id"] in climbed:
+                ledger.skip(name, "climbed to a higher tier", row["text"])
+                continue
             if any(not self._holds(row.get(k, metadata.get(k)), v) for k, v in self.where.items()):
                 ledger.skip(name, "where", row["text"])
                 continue

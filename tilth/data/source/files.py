@@ -214,7 +214,7 @@ class Config(BaseConfig):
             metadata = {"content_type": "text/html", "charset": entry.page}
         if isinstance(content, str):
             return Document(
-                document_id(name, content, place),
+                document_id(source, name, content, place),
                 content,
                 source,
                 name,
@@ -234,7 +234,7 @@ class Config(BaseConfig):
                 raise Unreadable(f"a '{self.id_field}' that stood before", excerpt(identity, 80))
             ids.add(identity)
         return Document(
-            identity or document_id(name, text, place),
+            identity or document_id(source, name, text, place),
             text,
             source,
             name,

@@ -176,7 +176,7 @@ class Config(BaseConfig):
             ids.add(identity)
         name = "/".join(filter(None, (Path(self.path).name if self._local() else self.path, self.subset, self.split)))
         return Document(
-            identity or document_id(name, text, number),
+            identity or document_id(source, name, text, number),
             text,
             source,
             name,

@@ -110,7 +110,7 @@ class Config(BaseConfig):
         text = reading.check_text(row, self.text_field)
         if len(text.encode()) > self.max_document_bytes:
             raise Unreadable(f"longer than max_document_bytes ({self.max_document_bytes:,})")
-        identity = document_id(name, text, number)
+        identity = document_id(source, name, text, number)
         if self.id_field:
             identity = f"{source}:{reading.check_id(row, self.id_field)}"
             if identity in ids:

@@ -90,4 +90,4 @@ class Config(BaseConfig):
             else:
                 dotted = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
                 metadata = json.dumps({"module": dotted, "python": platform.python_version(), "license": "PSF-2.0"})
-                yield Document(document_id(name, text), text, ledger.source, name, metadata)
+                yield Document(document_id(ledger.source, name, text), text, ledger.source, name, metadata)

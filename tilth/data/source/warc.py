@@ -165,7 +165,7 @@ class Config(BaseConfig):
         if truncated := header.get("warc-truncated"):
             metadata["truncated"] = truncated
         return Document(
-            identity or document_id(name, text, frame.start),
+            identity or document_id(source, name, text, frame.start),
             text,
             source,
             name,
