@@ -34,7 +34,8 @@ def digest(run: Path) -> str:
 
 def start(recipe: str, overrides: list[str], root: Path, workers: int, engine: str) -> subprocess.Popen[bytes]:
     """The run, in a process group of its own."""
-    command = [sys.executable, "-m", "tilth", "data", "run", recipe, *overrides]
+    spread = "from tilth.data.engine import workers; workers.STARTING_SECONDS = -1; from tilth.cli import main; main()"
+    command = [sys.executable, "-c", spread, "data", "run", recipe, *overrides]  # worker processes for small tasks too
     command += ["--run", str(root), "--workers", str(workers), "--engine", engine]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=env, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
