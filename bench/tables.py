@@ -231,12 +231,19 @@ def data_kills() -> str:
 
 
 def data_curated() -> str:
-    """The same model on a noisy crawl and on what curation leaves of it."""
-    found = evidence("data/curated")
+    """The same model on noisy crawls and on what curation leaves of them, trial by trial."""
+    trials = ("data/curated_fineweb", "data/curated", "data/curated_confirmed")
+    return "\n".join(_curated(evidence(name)) for name in trials if (ROOT / "evidence" / f"{name}.json").exists())
+
+
+def _curated(found: dict[str, Any]) -> str:
+    recipe = found["data"]["recipe"]
     lines = [
+        f"**{recipe}**, crawl of seed {found['crawl']['seed']}. {found['null']['sentence']}",
+        "",
         f"Measured {found['date']}: {_millions(found['parameters'])} parameters, {_millions(found['tokens'])} tokens, "
         f"{found['n']} seeds, {found['measure']} (`{found['command']}`). The difference is paired by seed, with its "
-        "95 % interval.",
+        f"95 % interval; named before the run as what decides: {found['decides']}.",
         "",
         "| held-out text | raw | curated | curated − raw |",
         "|---|---|---|---|",
