@@ -392,14 +392,14 @@ def gib(size: float) -> str:
 def table(data: dict[str, Any]) -> str:
     """The evidence as Markdown."""
     lines = [
-        "| stage | tilth MB/s | DataTrove MB/s | ratio | goal | memory | DataTrove's |",
-        "|---|---|---|---|---|---|---|",
+        "| stage | rounds | tilth MB/s | DataTrove MB/s | ratio | goal | memory | DataTrove's |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in data["stages"].values():
         met = "" if row["ratio"] >= row["goal"] else ", missed"
         memory = row["peak_memory_bytes"]
         lines.append(
-            f"| {row['stage']} | {row['rate']['ours']:.1f} | {row['rate']['peer']:.2f} | {row['ratio']:.1f}× | "
+            f"| {row['stage']} | {len(row['ratios'])} | {row['rate']['ours']:.1f} | {row['rate']['peer']:.2f} | {row['ratio']:.1f}× | "
             f"{row['goal']:g}×{met} | {gib(memory['ours'])} | {gib(memory['peer'])} |"
         )
     if data.get("scaling"):
