@@ -399,8 +399,8 @@ def table(data: dict[str, Any]) -> str:
         met = "" if row["ratio"] >= row["goal"] else ", missed"
         memory = row["peak_memory_bytes"]
         lines.append(
-            f"| {row['stage']} | {len(row['ratios'])} | {row['rate']['ours']:.1f} | {row['rate']['peer']:.2f} | {row['ratio']:.1f}× | "
-            f"{row['goal']:g}×{met} | {gib(memory['ours'])} | {gib(memory['peer'])} |"
+            f"| {row['stage']} | {len(row['ratios'])} | {row['rate']['ours']:.1f} | {row['rate']['peer']:.2f} | "
+            f"{row['ratio']:.1f}× | {row['goal']:g}×{met} | {gib(memory['ours'])} | {gib(memory['peer'])} |"
         )
     if data.get("scaling"):
         lines += [
