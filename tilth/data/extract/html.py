@@ -7,7 +7,6 @@ counted is the child's own, so that a busy machine refuses no more than an idle 
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import logging
@@ -115,9 +114,11 @@ class Sandboxed:
             self._child = None
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # the interpreter may be going, and parts of it gone
+        try:
             if self._owner == os.getpid():
                 self.close()
+        except Exception:  # the interpreter may be going, and parts of it gone
+            pass
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_config": self._config, "_child": None, "_owner": 0}
