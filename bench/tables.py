@@ -124,7 +124,7 @@ def data_speed() -> str:
     """The data engine's stages beside DataTrove's."""
     found = evidence("bench/data")
     lines = [
-        f"Measured {found['date']} on {found['machine']}, {found['cores']} cores; medians of "
+        f"Measured {found['date']} on {found['machine']}, with other work on it; medians of "
         f"interleaved rounds (`{found['command']}`).",
         "",
     ]
