@@ -256,3 +256,27 @@ def test_the_benchmarks_measure():
     mixed = [scores("a b c d", "a b c d"), scores("x", "a b c d")]
     assert summary(mixed) == pytest.approx((0.5, 0.5, 0.5))  # means over pages first, then their harmonic mean
     assert summary([scores("", "a"), scores("a b c d", "a b c d")]) == pytest.approx((1.0, 0.5, 2 / 3))
+
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "article-extraction.jsonl.zst"
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the pages of the extraction benchmark are not here")
+@pytest.mark.parametrize(
+    ("name", "knobs", "page"),
+    [
+        ("trafilatura", {"favour": "recall"}, 0),
+        ("trafilatura", {"favour": "balance"}, 3),
+        ("trafilatura", {"fast": True}, 79),
+        ("resiliparse", {"list_bullets": False}, 1),
+        ("union", {"favour": "recall"}, 0),
+    ],
+)
+def test_knobs_that_show_on_real_pages_alone(name, knobs, page):
+    import json
+
+    import pyarrow as pa
+
+    with pa.input_stream(str(SHARED), compression="zstd") as stream:
+        row = json.loads(stream.read().decode().split("\n")[page])
+    assert extractor(name).extract(row["html"], row["url"]) != extractor(name, **knobs).extract(row["html"], row["url"])
