@@ -232,8 +232,8 @@ def data_kills() -> str:
 
 def data_curated() -> str:
     """The same model on noisy crawls and on what curation leaves of them, trial by trial."""
-    trials = ("data/curated_fineweb", "data/curated", "data/curated_confirmed")
-    return "\n".join(_curated(evidence(name)) for name in trials if (ROOT / "evidence" / f"{name}.json").exists())
+    trials = ("curated_fineweb", "curated", "curated_confirmed", "curated_confirmed_six")
+    return "\n".join(_curated(evidence(f"data/{name}")) for name in trials)
 
 
 def _curated(found: dict[str, Any]) -> str:
