@@ -12,6 +12,8 @@ from tilth.core.technique import config_class, names
 
 AREA = {
     "source": protocols.SourceReader,
+    "extract": protocols.ExtractSpec,
+    "signal": protocols.SignalSpec,
     "curate": protocols.CurateStep,
     "tokenizer": protocols.TokenizerSpec,
     "mixture": protocols.Mixture,
@@ -40,8 +42,10 @@ def has(thing: Any, protocol: type) -> None:
         assert hasattr(thing, name) or name in getattr(thing, "model_fields", ()), f"{protocol.__name__}.{name}"
         if inspect.isfunction(member):
             wanted = [p for p in inspect.signature(member).parameters if p != "self"]
-            there = [p for p in inspect.signature(getattr(thing, name)).parameters if p != "self"]
-            assert there == wanted, f"{protocol.__name__}.{name}"
+            there = {n: p for n, p in inspect.signature(getattr(thing, name)).parameters.items() if n != "self"}
+            assert [*there][: len(wanted)] == wanted, f"{protocol.__name__}.{name}"
+            more = [p for n, p in there.items() if n not in wanted]
+            assert all(p.default is not p.empty for p in more), f"{protocol.__name__}.{name} asks for more"
 
 
 @pytest.mark.parametrize(("area", "name"), [(area, name) for area in AREA for name in names(area)])

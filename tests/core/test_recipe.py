@@ -169,7 +169,8 @@ def test_every_shipped_recipe_resolves() -> None:
     shipped = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
     assert shipped
     for path in shipped:
-        assert recipes.load(path).recipe.stages
+        if path.parent.name != "data":  # those are the data engine's (tests/data/test_data_recipes.py)
+            assert recipes.load(path).recipe.stages
 
 
 def test_schema_knows_every_field_and_technique() -> None:
