@@ -357,7 +357,7 @@ def compare(bench: Bench, stage: str, rounds: int) -> dict[str, Any]:
         "memory_limit_bytes": LIMITS.get(stage),
         "peer_stages": theirs[-1].get("stages"),
     }
-    for key in ("counts", "said", "disk_bytes"):
+    for key in ("counts", "disk_bytes"):
         if key in mine[-1]:
             row[key] = mine[-1][key]
     return row
