@@ -12,6 +12,7 @@ neither a column nor a threshold is refused when the recipe is read.
 from __future__ import annotations
 
 import ast
+import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -58,20 +59,26 @@ class Rule:
 
     def tree(self) -> ast.expr:
         """The parsed expression. Raises RecipeError at what is not of the little language."""
-        try:
-            tree = ast.parse(self.when, mode="eval").body
-        except SyntaxError as err:
-            raise RecipeError(f"{self.when!r} is no expression: {err.msg}.", where=self.reason) from None
-        for node in ast.walk(tree):
-            _known(node, self)
-        if not (isinstance(tree, ast.Compare) or (isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And))):
-            raise RecipeError(f"{self.when!r} compares nothing.", where=self.reason, fix="Write measure < limit.")
-        return tree
+        return _parsed(self)[0]
 
-    def names(self) -> set[str]:
+    def names(self) -> frozenset[str]:
         """Names of the columns and thresholds it reads."""
-        called = {n.func.id for n in ast.walk(self.tree()) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
-        return {n.id for n in ast.walk(self.tree()) if isinstance(n, ast.Name)} - called
+        return _parsed(self)[1]
+
+
+@functools.cache
+def _parsed(rule: Rule) -> tuple[ast.expr, frozenset[str]]:
+    """Expression and names of a rule, once: they are asked for with every batch."""
+    try:
+        tree = ast.parse(rule.when, mode="eval").body
+    except SyntaxError as err:
+        raise RecipeError(f"{rule.when!r} is no expression: {err.msg}.", where=rule.reason) from None
+    for node in ast.walk(tree):
+        _known(node, rule)
+    if not (isinstance(tree, ast.Compare) or (isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And))):
+        raise RecipeError(f"{rule.when!r} compares nothing.", where=rule.reason, fix="Write measure < limit.")
+    called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    return tree, frozenset(n.id for n in ast.walk(tree) if isinstance(n, ast.Name)) - called
 
 
 class Rulebook:
@@ -109,7 +116,9 @@ class Rulebook:
     def verdicts(self, signals: pa.RecordBatch) -> Verdicts:
         """`judge` from the signals alone."""
         n = signals.num_rows
-        values: dict[str, Any] = {name: numbers(signals.column(name)) for name in signals.schema.names}
+        asked = {name for rule in self.rules for name in rule.names()} & set(signals.schema.names)
+        values: dict[str, Any] = {name: numbers(signals.column(name)) for name in asked}
+        absent = {name: missing(column) for name, column in values.items()}
         values |= {name: float(v) for name, v in self.thresholds.items() if v is not None}
         reason = np.zeros(n, dtype=np.int64)  # 0: kept, i + 1: rule i
         value, threshold = np.full(n, np.nan), np.full(n, np.nan)
@@ -124,8 +133,8 @@ class Rulebook:
                         where=rule.reason,
                         fix="Compare numbers with numbers, texts with texts; abs and log take one value.",
                     ) from None
-                for name in rule.names() & set(signals.schema.names):
-                    hit = hit & ~missing(values[name])
+                for name in rule.names() & asked:
+                    hit = hit & ~absent[name]
                 if hit.any():
                     first = tree.values[0] if isinstance(tree, ast.BoolOp) else tree
                     reason[hit] = i + 1
