@@ -29,6 +29,7 @@ from tilth.core.clock import Clock
 from tilth.core.config import validate
 from tilth.core.errors import CheckpointError, DataError, Interrupted, PlanError, RecipeError, RunInUse
 from tilth.core.hashing import content_hash, file_hash
+from tilth.core.kinds import refuse_other_run
 from tilth.core.protocols import NamedParam
 from tilth.core.recipe import Recipe, Resolved
 from tilth.core.rundir import RunDir, read_json, read_rows, whole_dir, write_json, write_whole
@@ -147,8 +148,9 @@ def make_plan(
 
 
 def load(path: str | Path) -> Speaker:
-    """A speaker from a run directory or a Hugging Face directory."""
+    """A speaker from a run directory or a Hugging Face directory. Raises DataError for anything else."""
     path = Path(path)
+    refuse_other_run(path, "training run")
     if (path / "model" / "model.json").is_file():
         kept = path / GENERATION
         generation = read_json(kept) if kept.exists() else None

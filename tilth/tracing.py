@@ -3,12 +3,14 @@ decision about it, in this run and in the data run it came from."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tilth.core.errors import DataError
-from tilth.core.rundir import read_json
+from tilth.core.kinds import kind_of, refuse_other_run
+from tilth.core.rundir import read_json, require_run
 from tilth.core.text import visible
 from tilth.data.document import excerpt
 from tilth.data.engine.passes import promoted
@@ -24,7 +26,14 @@ def trace(
     """
     if step is not None:
         return trace_step(Path(what), step)
-    dirs = [Path(run)] if run is not None else sorted(p.parent for p in Path(root).glob("*/done.json"))
+    if os.path.isfile(os.path.join(what, "recipe.yaml")):
+        refuse_other_run(what, "data run")  # says what follows a training run's step
+        raise DataError(
+            "this is a data run's directory, where a document's id is asked for.",
+            where=visible(what),
+            fix=f"tilth data trace ID --run {visible(what)}",
+        )
+    dirs = [Path(run)] if run is not None else [d for d in _finished(Path(root)) if kind_of(d) == "data run"]
     for dir in dirs:
         if found := trace_document(dir, what):
             return found
@@ -33,6 +42,11 @@ def trace(
         where=str(run or root),
         fix="Name the data run with --run, or a training run with --step.",
     )
+
+
+def _finished(root: Path) -> list[Path]:
+    """Directories of finished runs of any kind."""
+    return sorted(p.parent for p in root.glob("*/done.json"))
 
 
 def trace_document(run: str | Path, identity: str) -> dict[str, Any] | None:
@@ -83,10 +97,7 @@ def trace_step(run: Path, step: int) -> dict[str, Any]:
     from tilth import job
     from tilth.report.live import Silent
 
-    if (run / "ids").is_dir():
-        raise DataError("this is a data run; --step is of a training run.", where=str(run), fix="Leave out --step.")
-    if not (run / "recipe.yaml").is_file():
-        raise DataError("this is no training run (it holds no recipe.yaml).", where=str(run))
+    require_run(run)
     resolved, plan, prepared = job.make_plan(run / "recipe.yaml", root=run.parent, out=Silent())
     _same_data(run, resolved, prepared)
     first = 0
@@ -107,7 +118,7 @@ def trace_step(run: Path, step: int) -> dict[str, Any]:
     lineage = {}
     for name, ids in wanted.items():
         data_run = getattr(resolved.recipe.corpus.sources[name], "path", None)
-        if isinstance(data_run, str) and (Path(data_run) / "identity.json").is_file():
+        if isinstance(data_run, str) and kind_of(data_run) == "data run":
             lineage |= {i: found for i in sorted(ids) if (found := trace_document(data_run, i))}
     return {
         "run": str(run),

@@ -18,6 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from .config import Config, parse_yaml, read_yaml, validate
 from .errors import RecipeError
 from .hashing import content_hash
+from .kinds import refuse_other_recipe
 from .technique import AREAS, config_class, excluded, names, technique, used
 
 Name = str
@@ -244,6 +245,7 @@ def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) 
     """
     path = Path(path)
     data, origins = inherit(path, _spell_out)
+    refuse_other_recipe(data, "training recipe", path)
     return override(data, origins, overrides, where=str(path))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, RunInUse
+from .kinds import refuse_other_run
 
 
 def fsync_dir(path: Path) -> None:
@@ -205,8 +206,9 @@ class RunLock:
 
 
 def require_run(path: str | Path) -> Path:
-    """The path of an existing run directory. Raises DataError if it is none."""
+    """The path of an existing training run's directory. Raises DataError if it is none."""
     path = Path(path)
+    refuse_other_run(path, "training run")
     if not (path / "recipe.yaml").is_file():
         raise DataError("this is no run directory (it holds no recipe.yaml).", where=str(path))
     return path

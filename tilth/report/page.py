@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 
 from tilth.core.errors import DataError
+from tilth.core.kinds import refuse_other_run
 from tilth.core.rundir import write_whole
 
 from . import evaluation, facts, training, words
@@ -27,11 +28,12 @@ HERE = Path(__file__).parent
 def write(run: Path) -> Path:
     """Write `<run>/report.html` and return its path. What is missing from the run is said on the page.
 
-    Raises DataError if `run` is no directory or holds none of a run's files.
+    Raises DataError if `run` is no directory, is a data run, or holds none of a run's files.
     """
     run = Path(run)
     if not run.is_dir():
         raise DataError("there is no such run directory.", where=str(run))
+    refuse_other_run(run, "training run")
     page = render(run)
     write_whole(run / "report.html", page)
     return run / "report.html"

@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tilth.core.config import Config, validate
 from tilth.core.errors import RecipeError
+from tilth.core.kinds import refuse_other_recipe
 from tilth.core.recipe import inherit, parse_overrides, set_dotted
 from tilth.core.technique import technique, use_name
 
@@ -113,6 +114,7 @@ class DataRecipe(Config):
 def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) -> DataRecipe:
     """Read a data recipe with its ancestors and overrides. Raises RecipeError naming the field."""
     data, _ = inherit(Path(path), _spell_out)
+    refuse_other_recipe(data, "data recipe", path)
     for dotted, value in parse_overrides(overrides).items():
         set_dotted(data, _place(dotted, data), value)
         data = _spell_out(data)

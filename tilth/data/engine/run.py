@@ -30,6 +30,7 @@ from typing import Any, get_args
 from tilth.core.config import Config
 from tilth.core.errors import DataError, RecipeError, nearest
 from tilth.core.hashing import content_hash
+from tilth.core.kinds import kind_of, refuse_other_run
 from tilth.core.rundir import RunLock, read_json, whole_dir, write_json, write_whole
 from tilth.data.curate import steps
 
@@ -393,8 +394,9 @@ def describe(ledger: dict[str, Any]) -> Iterator[str]:
 def result(path: str | Path) -> Path:
     """The directory of a finished data run. Raises DataError if it is none or not finished."""
     path = Path(path)
-    if not (path / "identity.json").is_file():
-        raise DataError("this is no data run (it holds no identity.json).", where=str(path))
+    refuse_other_run(path, "data run")
+    if kind_of(path) != "data run":
+        raise DataError("this is no data run.", where=str(path), fix="`tilth data run RECIPE` makes one.")
     if not (path / "done.json").is_file():
         raise DataError("this data run has not finished.", where=str(path), fix="Run the same command again.")
     return path
