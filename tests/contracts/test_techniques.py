@@ -40,7 +40,7 @@ def test_two_processes_that_differ_are_told() -> None:
 
 
 def run(weights: list[float], norm: float = 1.0) -> dict[str, Any]:
-    return {"losses": [3.0], "norms": [norm], "targets": [8], "weights": {"w": torch.tensor(weights)}}
+    return {"losses": [3.0], "norms": [norm], "targets": [8], "rounding": 3e-4, "weights": {"w": torch.tensor(weights)}}
 
 
 DIFFERENT = {

@@ -135,7 +135,7 @@ def test_a_page_that_takes_too_long_or_kills_costs_itself_alone(monkeypatch):
     """The child runs this file's `misbehave` in the place of a technique."""
     sandbox = pages.Sandboxed(Config())
     monkeypatch.setattr(pages, "dump", lambda config: {"use": "resiliparse", "seconds": 0.3})
-    monkeypatch.setattr(pages, "COMMAND", ["-c", MISBEHAVE])
+    monkeypatch.setattr(sandbox, "command", ("-c", MISBEHAVE))
     assert sandbox.extract("hello", "") == "HELLO"
     for page, reason in [
         ("spin", r"takes longer than seconds \(0.3\)"),
@@ -167,7 +167,7 @@ class Config:
             return page.upper()
         return work
 
-html._serve(Config())
+html.serve(Config())
 """
 
 

@@ -25,6 +25,8 @@ CARD = {
     "paper_number": "state-of-the-art results with unchanged hyperparameters",
 }
 
+ACTS_ON = {"emulate": {"bfloat16": False}}
+
 
 class Config(Plain):
     emulate: bool = False

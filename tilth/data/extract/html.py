@@ -29,7 +29,6 @@ _STILL = 20.0
 """A child that neither answers nor works is given up after so many times the processor time it may use."""
 _START_SECONDS = 120.0
 _MEMORY_BYTES = 4 << 30
-COMMAND = ["-m", "tilth.data.extract.html"]
 _LENGTHS = struct.Struct("<II")
 
 
@@ -46,6 +45,9 @@ class Extractor(Protocol):
 
 class Sandboxed:
     """Extracts pages in a child process, which lasts from page to page."""
+
+    command = ("-m", "tilth.data.extract.html")
+    """What Python runs in the child, with the configuration behind it."""
 
     def __init__(self, config: Extractor) -> None:
         self._config = config
@@ -84,7 +86,7 @@ class Sandboxed:
             return self._child
         if self._owner == os.getpid():
             self.close()  # of another process: a copy made by fork, whose pipes are not ours to use
-        command = [sys.executable, *COMMAND, json.dumps(dump(self._config))]  # type: ignore[arg-type]
+        command = [sys.executable, *self.command, json.dumps(dump(self._config))]  # type: ignore[arg-type]
         path = os.pathsep.join(filter(None, sys.path))
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -143,7 +145,7 @@ def _read(stream: Any, length: int) -> bytes:
     return data
 
 
-def _serve(config: Extractor) -> None:
+def serve(config: Extractor) -> None:
     """The child: pages come on standard input, texts go to standard output."""
     import resource
 
@@ -326,4 +328,4 @@ def to_html(tree: Any) -> str:
 if __name__ == "__main__":
     from tilth.core.technique import resolve
 
-    _serve(resolve("extract", json.loads(sys.argv[1])))  # type: ignore[arg-type]
+    serve(resolve("extract", json.loads(sys.argv[1])))  # type: ignore[arg-type]

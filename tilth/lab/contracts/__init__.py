@@ -9,6 +9,7 @@ SMALL   fields to set on the contract's tiny model, where the defaults do not fi
 KNOBS   field -> another value, where the usual move (0.7 times, one more, the other word) does not suit; a dictionary
         that holds the field itself sets several fields, the others of them in both arms: {"beta": {"beta": 0.5,
         "mode": "sum"}}
+ACTS_ON field -> the machine on which alone it acts, {"bfloat16": False}; it is tried as on that one, whatever is here
 """
 
 from __future__ import annotations

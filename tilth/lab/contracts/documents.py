@@ -29,7 +29,7 @@ from tilth.data.engine.across import SKETCH, Space
 from tilth.data.engine.files import Writer
 from tilth.data.reading import Unreadable
 
-from . import small
+from . import slow_page, small
 from .bag import STRANGE, documents
 from .knobs import others
 
@@ -60,7 +60,9 @@ def cases(identity: str) -> list[tuple[str, Callable[[], None]]]:
     if area == "signal":
         out.append(("columns", lambda: _columns(given)))
     for field in type(spec).model_fields:
-        out.append((f"knob:{field}", functools.partial(_knob, area, given, field)))
+        timed = area == "extract" and field == "seconds"
+        hold = functools.partial(_time_limit, given) if timed else functools.partial(_knob, area, given, field)
+        out.append((f"knob:{field}", hold))
     return out
 
 
@@ -231,6 +233,22 @@ def _knob(area: str, given: dict[str, Any], field: str) -> None:
         except Exception as err:
             raise AssertionError(f"{field} = {after[field]!r} is accepted and then fails: {err}") from err
     raise AssertionError(f"none of {tried} other values of {field} changes anything")
+
+
+def _time_limit(given: dict[str, Any]) -> None:
+    """Pages that need half a second of processor time are read in twenty and refused in a tenth, on every machine."""
+    page = _page(_bag("extract")[0].text)
+    said = []
+    for seconds in (20.0, slow_page.SECONDS / 5):
+        built: Any = resolve("extract", {**given, "seconds": seconds}).build()  # type: ignore[attr-defined]
+        built.command = ("-m", slow_page.__name__)
+        try:
+            said.append(built.extract(page, ""))
+        except Unreadable as err:
+            said.append(f"refused: {err.reason}")
+        built.close()
+    assert not said[0].startswith("refused"), said[0]
+    assert said[1] == f"refused: takes longer than seconds ({slow_page.SECONDS / 5:g})", said[1]
 
 
 @functools.lru_cache(maxsize=64)

@@ -21,19 +21,22 @@ class Move:
     label: str
     before: dict[str, Any]
     after: dict[str, Any]
+    machine: dict[str, bool] | None = None
+    """Of which kind the machine must be for this knob to act, as `tilth.core.device.pretending` takes it."""
 
 
 def moves(area: str, given: dict[str, Any]) -> Iterator[Move]:
     """Every knob of a technique moved to another valid value, every word of a choice, every entry of a tuple."""
     spec = resolve(area, given)
-    steered = getattr(sys.modules[type(spec).__module__], "KNOBS", {})
+    module = sys.modules[type(spec).__module__]
+    steered, acts_on = getattr(module, "KNOBS", {}), getattr(module, "ACTS_ON", {})
     plain = dump(spec)
     for name, field in type(spec).model_fields.items():
         if name in steered:
             other = steered[name]
             beside = other if isinstance(other, dict) and name in other else {name: other}
             rest = {k: v for k, v in beside.items() if k != name}
-            yield Move(name, _text(beside[name]), {**plain, **rest}, {**plain, **beside})
+            yield Move(name, _text(beside[name]), {**plain, **rest}, {**plain, **beside}, acts_on.get(name))
             continue
         found = False
         for other in others(name, getattr(spec, name), field.annotation):
@@ -41,7 +44,7 @@ def moves(area: str, given: dict[str, Any]) -> Iterator[Move]:
             if not _valid(area, moved):
                 continue
             found = True
-            yield Move(name, _text(other), plain, moved)
+            yield Move(name, _text(other), plain, moved, acts_on.get(name))
             if not _all_of(field.annotation, getattr(spec, name)):
                 break
         if not found:

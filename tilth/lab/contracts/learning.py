@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
+from tilth.core.device import has_bfloat16, pretending
 from tilth.core.errors import PlanError
 from tilth.core.streams import stream
 from tilth.core.technique import resolve, use_name
@@ -103,15 +105,21 @@ def weights(it: Learner) -> dict[str, Tensor]:
         return out | {f"evaluated:{n}": t.detach().clone() for n, t in it.model.state_dict().items()}
 
 
+def rounding(it: Learner) -> float:
+    """How far a weight may end from where the same sums in another order bring it, after a few steps of 0.01: a
+    hundredth of what three steps move it, in bfloat16 a tenth, whose last bit is 2^16 times as large."""
+    return 3e-3 if it.model.compute_dtype == torch.bfloat16 else 3e-4
+
+
 @functools.lru_cache(maxsize=64)
-def _outcome(area: str, given: str) -> Outcome:
+def _outcome(area: str, given: str, bfloat16: bool) -> Outcome:
     it = learner(area, json.loads(given))
     return Outcome(tuple(train(it, STEPS)), weights(it))
 
 
 def outcome(area: str, given: dict[str, Any]) -> Outcome:
     """What this configuration gives, computed once."""
-    return _outcome(area, json.dumps(given))
+    return _outcome(area, json.dumps(given), has_bfloat16())
 
 
 # ---- the cases -------------------------------------------------------------------------------------------------
@@ -193,7 +201,7 @@ def _halves(area: str, given: dict[str, Any]) -> None:
     assert abs(a[0] - b[0]) <= 1e-5 * max(1, abs(a[0])), f"losses {a[0]} and {b[0]} of one batch and of its halves"
     other = weights(halved)
     pairs = [(t, other[n]) for n, t in weights(whole).items() if t.is_floating_point() and t.numel()]
-    off = sum(int(((x - y).abs() > 3e-4).sum()) for x, y in pairs) / sum(x.numel() for x, _ in pairs)
+    off = sum(int(((x - y).abs() > rounding(whole)).sum()) for x, y in pairs) / sum(x.numel() for x, _ in pairs)
     assert off <= 0.01, f"{100 * off:.1f} % of the weights differ between one batch and its two halves"
 
 
@@ -216,7 +224,8 @@ def _state_bytes(given: dict[str, Any]) -> None:
 
 
 def _moves(area: str, move: Move) -> None:
-    same = outcome(area, move.before).equals(outcome(area, move.after))
+    with pretending(**move.machine) if move.machine else nullcontext():
+        same = outcome(area, move.before).equals(outcome(area, move.after))
     assert not same, f"{move.field} = {move.label} changes nothing in {len(STEPS)} steps; {STEER}"
 
 

@@ -28,7 +28,7 @@ from tilth.core.streams import stream
 from tilth.core.technique import card, resolve
 
 from . import _is_elementwise, small
-from .learning import LENGTH, ROWS, batch, learner, weights
+from .learning import LENGTH, ROWS, batch, learner, rounding, weights
 
 STEPS = 3
 RANKS = 2
@@ -113,7 +113,7 @@ def difference(whole: dict[str, Any], ranks: list[dict[str, Any]]) -> str:
     if whole["targets"] != first["targets"]:
         return f"targets {whole['targets']} in one process and {first['targets']} in two"
     pairs = [(t, first["weights"][n]) for n, t in whole["weights"].items() if t.numel()]
-    off = sum(int(((x.double() - y.double()).abs() > 3e-4).sum()) for x, y in pairs)
+    off = sum(int(((x.double() - y.double()).abs() > whole["rounding"]).sum()) for x, y in pairs)
     share = off / sum(x.numel() for x, _ in pairs)
     return "" if share <= 0.01 else f"{100 * share:.1f} % of the weights differ between one process and two"
 
@@ -137,6 +137,7 @@ def _train(identity: str, rank: int, ranks: int) -> dict[str, Any]:
         "losses": [s.loss for s in steps],
         "norms": [s.grad_norm for s in steps],
         "targets": [s.targets for s in steps],
+        "rounding": rounding(it),
         "weights": weights(it),
     }
 
