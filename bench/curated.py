@@ -27,10 +27,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 import crawl  # noqa: E402
 from data import train_tokenizer  # noqa: E402
 
+from tilth.core.machine import versions  # noqa: E402
 from tilth.core.rundir import read_json, write_json  # noqa: E402
 from tilth.data.engine import recipe as recipes  # noqa: E402
 from tilth.data.engine import run as engine  # noqa: E402
-from tilth.job import versions  # noqa: E402
 from tilth.lab import evidence  # noqa: E402
 from tilth.lab import statistics as stats  # noqa: E402
 from tilth.lab.arms import Budget  # noqa: E402

@@ -519,8 +519,8 @@ def main() -> None:
     if set(wanted) & set(STAGES) and not Path(asked.python).exists():
         parser.error(f"there is no {asked.python}; see the top of this file, or name another with --python")
     sys.path.insert(0, str(ROOT))
+    from tilth.core.machine import versions
     from tilth.core.rundir import write_json
-    from tilth.job import versions
 
     bench = Bench(asked)
     data |= {"date": str(date.today()), "machine": _machine(), "cores": len(os.sched_getaffinity(0))}

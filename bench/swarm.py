@@ -23,8 +23,8 @@ import torch
 
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
+from tilth.core.device import versions
 from tilth.core.technique import resolve
-from tilth.job import versions
 from tilth.train.learner import Learner, World
 from tilth.train.swarm import Swarm, train_swarm
 

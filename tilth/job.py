@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import shlex
 import sys
 import time
@@ -24,6 +23,7 @@ import yaml
 
 from tilth.arch import hf, io
 from tilth.arch.weights.common import foldable, load_dense_state, to_dense_state
+from tilth.core import device, machine
 from tilth.core import recipe as recipes
 from tilth.core.clock import Clock
 from tilth.core.config import validate
@@ -35,7 +35,6 @@ from tilth.core.recipe import Recipe, Resolved
 from tilth.core.rundir import RunDir, read_json, read_rows, whole_dir, write_json, write_whole
 from tilth.core.streams import key as stream_key
 from tilth.core.technique import dump
-from tilth.core.version import VERSION
 from tilth.data.corpus import Documents
 from tilth.data.corpus import prepare as prepare_documents
 from tilth.data.store import TokenStore, write_stores
@@ -374,7 +373,7 @@ def _limit_threads(world: World) -> None:
     """Share the cores among the processes of this machine (torchrun sets OMP_NUM_THREADS=1, which is too few)."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if world.size > 1 and world.device.type == "cpu":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+        torch.set_num_threads(max(1, machine.cores() // local))
 
 
 class _Job:
@@ -431,7 +430,7 @@ class _Job:
         if not self.dir.recipe.exists() or self.dir.recipe.read_text() != text:  # else the first origins stay
             write_whole(self.dir.recipe, text)
             write_json(self.dir / "origins.json", self.resolved.origins)
-        write_json(self.dir / "versions.json", versions())
+        write_json(self.dir / "versions.json", device.versions())
         write_json(self.dir / "plan.json", self.plan.numbers)
         write_json(kept, self.identity)
         self.prepared.tokenizer.save(self.dir.tokenizer)
@@ -610,28 +609,3 @@ def _command() -> str | None:
     if called.name == "tilth" or called.parts[-2:] == ("tilth", "__main__.py"):
         return "tilth " + shlex.join(sys.argv[1:])
     return None
-
-
-def versions() -> dict[str, str]:
-    """Versions and machine of this run."""
-    from importlib.metadata import version
-
-    libraries = {n: version(n) for n in ("torch", "numpy", "pyarrow", "tokenizers", "safetensors", "pydantic")}
-    cpu = next(
-        (line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
-    )
-    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
-    return {
-        "tilth": VERSION,
-        "python": platform.python_version(),
-        **libraries,
-        "platform": platform.platform(),
-        "cpu": cpu,
-        "cores": str(len(os.sched_getaffinity(0))),
-        **gpu,
-    }
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -14,13 +15,20 @@ from typing import Any
 
 from .errors import DataError, RunInUse
 from .kinds import refuse_other_run
+from .locking import Held, locked
 
 
 def fsync_dir(path: Path) -> None:
-    """Make the entries of a directory durable."""
-    fd = os.open(path, os.O_RDONLY)
+    """Make the entries of a directory durable, where the system can be told to."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows opens no directories
+        return
     try:
         os.fsync(fd)
+    except OSError as err:  # some network and user file systems sync no directories
+        if err.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
     finally:
         os.close(fd)
 
@@ -175,34 +183,30 @@ class RunDir:
 
 
 class RunLock:
-    """An flock on `<run>/.lock`; the kernel drops it with the process, however that ends."""
+    """The lock `<run>/.lock`, with its holder's name beside it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._holder = path, path / ".holder"
 
     def __enter__(self) -> RunLock:
-        self._path.mkdir(parents=True, exist_ok=True)
-        self._file = (self._path / ".lock").open("a+")
+        self._held = locked(self._path / ".lock", wait=False)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "another process"
-            self._file.close()
+            self._held.__enter__()
+        except Held:
+            holder = "another process"
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                holder = self._holder.read_text(encoding="utf-8") or holder
             raise RunInUse(
                 f"this run directory is in use by {holder}.",
                 where=str(self._path),
                 fix="Wait for it, or give this run another directory with --run.",
             ) from None
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()}")
-        self._file.flush()
+        self._holder.write_text(f"process {os.getpid()}", encoding="utf-8")
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._file.truncate(0)
-        fcntl.flock(self._file, fcntl.LOCK_UN)
-        self._file.close()
+        self._holder.unlink(missing_ok=True)
+        self._held.__exit__(None, None, None)
 
 
 def require_run(path: str | Path) -> Path:

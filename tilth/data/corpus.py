@@ -7,13 +7,12 @@ these. It is built aside under a lock and renamed at the end: a crash or a full 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, file_hash, source_hash
+from tilth.core.locking import locked
 from tilth.core.recipe import Corpus, Holdout
 from tilth.core.rundir import fsync_dir, read_json, write_json
 from tilth.core.technique import dump, use_name
@@ -98,7 +98,8 @@ def prepare(corpus: Corpus, cache: Path, say: Callable[[str], None]) -> Document
     target, aside = cache / f"documents-{key}", cache / f".documents-{key}.partial"
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _locked(cache / f".documents-{key}.lock", say):
+        busy = partial(say, "documents: another process is preparing them; waiting.")
+        with locked(cache / f".documents-{key}.lock", waiting=busy):
             documents = _cached(target, say)
             if documents is None:
                 try:
@@ -136,18 +137,6 @@ def _key(corpus: Corpus) -> str:
     sources = [[name, dump(s), s.fingerprint()] for name, s in corpus.sources.items()]  # type: ignore[attr-defined]
     steps = [dump(step) for step in corpus.curate]
     return content_hash([sources, steps, corpus.holdout.model_dump(), corpus.on_error, code])
-
-
-@contextmanager
-def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """One builder per key; a second process waits and then finds the result."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("documents: another process is preparing them; waiting.")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _cached(target: Path, say: Callable[[str], None]) -> Documents | None:

@@ -57,9 +57,9 @@ class Sampling(Config):
         """Next tokens int64 [B] for logits [B, V]: token number `step` of the replies with these numbers."""
         if self.temperature == 0:
             return self._penalised(logits, seen).argmax(-1)
-        total = self.probabilities(logits, seen).double().cumsum(-1)
+        total = self.probabilities(logits, seen).cpu().double().cumsum(-1)  # not every device has float64
         u = torch.tensor([stream(self.seed, "generate", i, step).random() for i in replies], dtype=torch.float64)
-        return torch.searchsorted(total, u.to(total.device)[:, None] * total[:, -1:], right=True)[:, 0]
+        return torch.searchsorted(total, u[:, None] * total[:, -1:], right=True)[:, 0].to(logits.device)
 
     def _penalised(self, logits: Tensor, seen: Sequence[Tensor]) -> Tensor:
         if not self.needs_seen:

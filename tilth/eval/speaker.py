@@ -186,7 +186,7 @@ class Speaker:
                 best.append(logits.argmax(-1) == t)
         counts = scored.sum(1)
         ends = np.cumsum(counts)[:-1]
-        totals = np.split(torch.cat(logp).double().cpu().numpy(), ends)
+        totals = np.split(torch.cat(logp).cpu().double().numpy(), ends)
         likeliest = np.split(torch.cat(best).cpu().numpy(), ends)
         return [Score(float(n.sum()), bool(g.all())) for n, g in zip(totals, likeliest, strict=True)]
 

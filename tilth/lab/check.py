@@ -382,7 +382,7 @@ def _record(
     spent: float = 0.0,
     asked: int = 3,
 ) -> evidence.Evidence:
-    from tilth import job
+    from tilth.core import device
 
     found = card(*split(identity))
     return evidence.Evidence(
@@ -400,7 +400,7 @@ def _record(
         effect=effect,
         verdict=verdict,  # type: ignore[arg-type]
         exempt=exempt,
-        versions={k: str(v) for k, v in job.versions().items()},
+        versions=device.versions(),
         source_hash=evidence.source_hash(identity),
         cost_cpu_seconds=round(spent, 1),
         command=f"tilth check {identity}" + (f" --seeds {asked}" if asked != 3 else ""),

@@ -27,6 +27,7 @@ from tilth.core import errors
 from tilth.core import recipe as recipes
 from tilth.core.errors import Interrupted, PlanError, RecipeError, TilthError
 from tilth.core.hashing import content_hash
+from tilth.core.machine import cores
 from tilth.core.recipe import Recipe
 from tilth.core.rundir import read_json
 from tilth.core.technique import use_name
@@ -161,21 +162,22 @@ def default_workers(threads: int) -> int:
     """Runs at a time: one per GPU, or what the cores hold."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.device_count()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max(1, threads))
+    from tilth.core.device import at_hand
+
+    kind = at_hand().type
+    if kind == "cpu":
+        return max(1, cores() // max(1, threads))
+    return torch.cuda.device_count() if kind == "cuda" else 1
 
 
 def _as_memory_allows(workers: int, rehearsals: Sequence[Rehearsal], engine: str, say: Say) -> int:
     """Fewer workers where all of them together would not fit this machine's memory."""
-    import psutil
-    import torch
+    from tilth.core import device
 
-    if engine != "processes" or torch.cuda.is_available():
+    if engine != "processes" or (here := device.at_hand()).type == "cuda":
         return workers
     most = max(r.numbers["peak_memory_bytes"] for r in rehearsals)
-    fit = max(1, int(psutil.virtual_memory().available // most))
+    fit = max(1, int(device.memory(here).available // most))
     if fit < workers:
         say(f"{fit} instead of {workers} runs at a time: each may need {words.memory(most)}")
     return min(workers, fit)

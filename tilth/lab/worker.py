@@ -11,11 +11,11 @@ import contextlib
 import json
 import math
 import os
-import resource
 import shutil
 import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
@@ -168,8 +168,7 @@ def measure(recipe: Any, directory: Path, root: Path, error: str | None) -> dict
         from tilth.train.learner import named_params
 
         outcome.optimizer_state_estimate = int(optim.state_bytes(named_params(build(recipe, start)[0])))
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    outcome.cpu_seconds = used.ru_utime + used.ru_stime
+    outcome.cpu_seconds = time.process_time()
     if (directory / OUTCOME).is_file():  # trained before and only measured now
         before = Outcome.from_dict(read_json(directory / OUTCOME)["outcome"])
         outcome.cpu_seconds = before.cpu_seconds

@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
+from tilth.core.device import at_hand, widest_float
 from tilth.core.protocols import Loss, NamedParam, Objective, OptimSpec, PrecisionSpec, Schedule
 from tilth.core.technique import use_name
 
@@ -48,8 +49,7 @@ class World:
     def __init__(self) -> None:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        self.device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        self.device = at_hand()
         self._owns_group = False
 
     def __enter__(self) -> World:
@@ -162,7 +162,8 @@ class Learner:
             weight = weight + (loss.count if loss.weight is None else loss.weight)
             for name, value in loss.logs.items():
                 logs[name] = logs.get(name, 0.0) + value.detach()
-        sums = torch.stack([torch.as_tensor(v, dtype=torch.float64) for v in (total, weight, count, *logs.values())])
+        given = {"dtype": widest_float(self.world.device), "device": self.world.device}
+        sums = torch.stack([torch.as_tensor(v, **given) for v in (total, weight, count, *logs.values())])
         sums = self.world.sum(sums).tolist()
         return sums[0], sums[1] or 1.0, int(sums[2]), dict(zip(logs, sums[3:], strict=True))
 

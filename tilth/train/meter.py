@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import resource
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from tilth.core.clock import Clock
+from tilth.core.device import peak_memory, synchronize
 
 from .learner import StepResult
 
@@ -32,28 +30,8 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, rows: int, width: int,
 
 
 def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter()
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Largest memory since `reset_peak_memory`: resident memory on a CPU, the caching allocator's on CUDA."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Forget the peak so far, where the system can (Linux, CUDA): preparing the data is not training."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 class Meter:
@@ -96,7 +74,7 @@ class Meter:
             "tokens_per_second": speed,
             "flops_per_second": flops,
             "utilization": flops / (self._rate * self._world),
-            "peak_memory_bytes": peak_memory_bytes(self._device),
+            "peak_memory_bytes": peak_memory(self._device),
             "data_wait_seconds": data_wait,
             "step_seconds": seconds,
             "eta_seconds": (clock.steps - clock.step) * tokens / speed,

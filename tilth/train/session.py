@@ -15,6 +15,7 @@ from typing import Any
 
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
+from tilth.core.device import forget_peak_memory
 from tilth.core.errors import CheckpointError, DataError, DivergedError, Interrupted
 from tilth.core.recipe import Recipe
 from tilth.core.rundir import Rows, RunDir, read_rows, write_whole
@@ -56,7 +57,7 @@ class Session:
     def run(self) -> Any:
         """Train to the end and return the model."""
         recipe = self.recipe
-        meter.reset_peak_memory(self.world.device)
+        forget_peak_memory(self.world.device)
         self.model = self.setting.build_model().to(self.world.device)
         precision: Any = recipe.precision
         self.model.compute_dtype = precision.compute_dtype

@@ -31,6 +31,7 @@ from tilth.core.config import Config
 from tilth.core.errors import DataError, RecipeError, nearest
 from tilth.core.hashing import content_hash
 from tilth.core.kinds import kind_of, refuse_other_run
+from tilth.core.machine import cores
 from tilth.core.rundir import RunLock, read_json, whole_dir, write_json, write_whole
 from tilth.data.curate import steps
 
@@ -134,7 +135,7 @@ def run(
             write_json(dir / "identity.json", identity)
             write_whole(dir / "recipe.yaml", recipe.to_yaml())
             say(f"{recipe.name}: {dir}")
-            _Job(recipe, plan, dir, engine, num_workers or os.cpu_count() or 1, say).run()
+            _Job(recipe, plan, dir, engine, num_workers or cores(), say).run()
         ledger = read_json(dir / "ledger.json")
     for line in describe(ledger):
         say(line)

@@ -25,6 +25,7 @@ import numpy as np
 import tokenizers
 
 from tilth.core.errors import DataError
+from tilth.core.machine import cores
 from tilth.core.native import load
 from tilth.data.words import Expression, expression
 
@@ -164,7 +165,7 @@ def num_threads() -> int:
     """Cores this process may use, or 1 where TOKENIZERS_PARALLELISM, which the library reads too, says no."""
     if os.environ.get("TOKENIZERS_PARALLELISM", "").lower() in ("0", "false", "off", "no"):
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores()
 
 
 def _normalizers(parsed: dict[str, Any]) -> list[Any]:

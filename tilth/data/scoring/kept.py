@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ import numpy as np
 
 from tilth.core.errors import DataError
 from tilth.core.hashing import file_hash
+from tilth.core.locking import locked
 from tilth.core.native import cache_dir
 
 WEIGHTS, SHEET = "model.safetensors", "model.json"
@@ -25,9 +25,7 @@ def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     target = cache_dir() / "models" / f"{kind}-{key}"
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(target.parent / f".{target.name}.lock"):
         if not target.is_dir():
             aside = target.parent / f".{target.name}.making"
             shutil.rmtree(aside, ignore_errors=True)  # of one that died
