@@ -163,12 +163,15 @@ def export(
     run: RunPath,
     hf_dir: Annotated[Path, typer.Argument(help="New Hugging Face directory.")],
     format: Annotated[str, typer.Option(help="llama, mistral, qwen2, qwen3, gemma2, olmo2, gpt2 or auto.")] = "auto",
+    force: Annotated[
+        bool, typer.Option("--force", help="Write beside other files of that directory; they stay.")
+    ] = False,
     json_output: Json = False,
 ) -> Any:
     """Write a model as a Hugging Face directory and compare the logits."""
     from tilth import job
 
-    said = job.load(run).export(hf_dir, format=format)
+    said = job.load(run).export(hf_dir, format=format, force=force)
     if not json_output:
         print(f"{hf_dir}: {said}")
     return {"path": str(hf_dir), "parity": str(said)}

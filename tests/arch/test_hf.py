@@ -205,6 +205,19 @@ def test_sharded_checkpoints(checkpoints: dict, tmp_path: Path) -> None:
     assert all(s <= 20_000 or len(load_file(f)) == 1 for s, f in zip(sizes, files, strict=True))
 
 
+def test_a_directory_laid_out_as_the_hubs_cache_is_read(checkpoints: dict, tmp_path: Path) -> None:
+    """snapshots/<revision>/ holds links to ../../blobs, whose names are hashes."""
+    path, expected = checkpoints["llama"]
+    transformers.AutoModelForCausalLM.from_pretrained(path).save_pretrained(tmp_path / "made", max_shard_size="30KB")
+    snapshot = tmp_path / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "blobs").mkdir()
+    for i, file in enumerate(sorted((tmp_path / "made").iterdir())):
+        file.rename(tmp_path / "blobs" / f"b{i}")
+        (snapshot / file.name).symlink_to(f"../../blobs/b{i}")
+    assert (logits(hf.import_hf(snapshot).model, IDS) - expected).abs().max() < 1e-4
+
+
 def test_bfloat16_export_is_compared_as_rounded(tmp_path: Path) -> None:
     model = decoder(kv_heads=2)
     done = hf.export_hf(tmp_path / "out", model.config, model, None, dtype="bfloat16")
@@ -360,15 +373,16 @@ def test_a_failed_proof_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_only_an_earlier_export_is_replaced(tmp_path: Path) -> None:
     model = decoder()
     hf.export_hf(tmp_path / "out", model.config, model, None)
-    (tmp_path / "out/stale").write_text("x")
     hf.export_hf(tmp_path / "out", model.config, model, None, dtype="bfloat16")
-    assert not (tmp_path / "out/stale").exists() and [p.name for p in tmp_path.iterdir()] == ["out"]
-    other = tmp_path / "thesis"
-    other.mkdir()
-    (other / "chapter1").write_text("x")
-    with pytest.raises(DataError, match="something else than an earlier export"):
-        hf.export_hf(other, model.config, model, None)
-    assert (other / "chapter1").read_text() == "x"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    cloned = tmp_path / "out"
+    (cloned / ".git").mkdir()
+    (cloned / ".git" / "HEAD").write_text("ref")
+    with pytest.raises(DataError, match=r"what no export wrote.*\.git/HEAD"):
+        hf.export_hf(cloned, model.config, model, None)
+    hf.export_hf(cloned, model.config, model, None, force=True)
+    assert (cloned / ".git" / "HEAD").read_text() == "ref"
+    assert load_file(cloned / "model.safetensors")["model.norm.weight"].dtype == torch.float32
 
 
 # ---- tokenizer and generation ------------------------------------------------------------------------------------
@@ -530,6 +544,7 @@ WEIGHTS = {
         "quantised weights are not read",
     ),
     "shard outside": (_index(x="../../etc/passwd"), "leads out of its directory"),
+    "shard elsewhere": (_index(x="/etc/passwd"), "leads out of its directory"),
     "shard absent": (_index(x="gone.safetensors"), "gone.safetensors: this file is missing"),
     "tensor absent": (_index(x="part.safetensors"), "no shard holds x"),
     "index damaged": (lambda p: _index()(p) or (p / "model.safetensors.index.json").write_text("{"), "damaged"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tilth.core.errors import DataError, RunInUse
-from tilth.core.rundir import Rows, RunDir, inside, read_json, read_rows, write_json, write_whole
+from tilth.core.rundir import Rows, RunDir, inside, named_inside, read_json, read_rows, write_json, write_whole
 
 
 def test_write_whole_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +72,17 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 def test_paths_from_data_do_not_escape(tmp_path: Path, name: str) -> None:
     with pytest.raises((DataError, ValueError)):
         inside(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../x", "/etc/passwd", "a/../../x", "a\x00b", "..\\x", "C:\\x", "C:x"])
+def test_names_are_judged_and_links_of_the_user_followed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "b1").write_text("text")
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "a.json").symlink_to("../blobs/b1")
+    assert named_inside(tmp_path / "snapshot", "a.json").read_text() == "text"
+    with pytest.raises(DataError, match="leads out of its directory"):
+        named_inside(tmp_path / "snapshot", name)
 
 
 def test_symlinks_do_not_escape(tmp_path: Path) -> None:

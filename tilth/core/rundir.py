@@ -136,6 +136,15 @@ def inside(root: Path, name: str) -> Path:
     return target
 
 
+def named_inside(root: Path, name: str) -> Path:
+    """`root / name`, refused if the name (it came from data) leads out of `root`. Links are followed: for folders that
+    the user laid out, such as the cache of the hub, whose files are links to blobs elsewhere."""
+    parts = name.replace("\\", "/").split("/")
+    if not parts[0] or ".." in parts or ":" in parts[0] or "\x00" in name:
+        raise DataError(f"the path {name!r} leads out of its directory.", where=str(root))
+    return root / name
+
+
 class RunDir:
     """Paths inside a run directory, and the lock its one writer holds.
 

@@ -286,12 +286,18 @@ class Speaker:
 
     # ---- the rest ------------------------------------------------------------------------------------------------
 
-    def export(self, dir: str | Path, format: str = "auto") -> Any:
+    def export(self, dir: str | Path, format: str = "auto", *, force: bool = False) -> Any:
         """Write a Hugging Face directory and compare its logits; see `tilth.arch.hf.export_hf`."""
         from tilth.arch import hf
 
         return hf.export_hf(
-            Path(dir), self.model.config, self.model, self.tokenizer, format=format, generation=self.generation
+            Path(dir),
+            self.model.config,
+            self.model,
+            self.tokenizer,
+            format=format,
+            generation=self.generation,
+            force=force,
         )
 
     @property

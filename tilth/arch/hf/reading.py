@@ -13,7 +13,7 @@ from tilth.arch.backbone import Decoder
 from tilth.arch.decoder import Config
 from tilth.arch.io import fill, read_tensors
 from tilth.core.errors import DataError
-from tilth.core.rundir import inside, read_json
+from tilth.core.rundir import named_inside, read_json
 
 from .families import FAMILIES, Family
 from .fields import Fields
@@ -94,7 +94,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise DataError("weight_map must name a file for each tensor.", where=str(index))
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(names.values())):
-        tensors.update(read_tensors(inside(path, shard)))
+        tensors.update(read_tensors(named_inside(path, shard)))
     absent = sorted(names.keys() - tensors.keys())
     if absent:
         raise DataError(f"no shard holds {absent[0]}, which the index names.", where=str(index))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,9 @@ from tilth.arch.backbone import Decoder
 from tilth.arch.decoder import Config
 from tilth.arch.io import save_tensors
 from tilth.arch.weights import common
+from tilth.core import owned
 from tilth.core.errors import DataError
-from tilth.core.rundir import fsync_dir, read_json, write_json
+from tilth.core.rundir import read_json, write_json
 
 from .compare import Parity, parity
 from .families import FAMILIES, Family
@@ -62,12 +61,13 @@ def export_hf(
     dtype: Literal["float32", "bfloat16"] = "float32",
     max_shard_bytes: int = 5_000_000_000,
     generation: Mapping[str, Any] | None = None,
+    force: bool = False,
 ) -> Export:
     """Write config.json, safetensors, tokenizer and generation config, and compare logits block by block.
 
     format: an architecture, or "auto" for the first that has all of the decoder's parts. generation: fields for
-    generation_config.json besides the token ids. An earlier export at `path` is replaced, anything else is not.
-    Raises DataError if no architecture fits or the tokenizer does not, ProofFailed if the logits differ; then
+    generation_config.json besides the token ids. An earlier export at `path` is replaced; where anything else lies
+    there, `force` writes beside it. Raises DataError if no architecture fits or the tokenizer does not, ProofFailed if the logits differ; then
     nothing is left behind.
     """
     path = Path(path)
@@ -82,19 +82,9 @@ def export_hf(
             where=str(path),
             fix="Export the model with the tokenizer it was trained with.",
         )
-    taken = any(path.iterdir()) if path.is_dir() else path.exists()
-    if taken and not (path / "config.json").is_file():
-        raise DataError("this is something else than an earlier export.", where=str(path), fix="Name a new directory.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
+    with owned.replacing(path, force) as aside:
         _write(aside, family, config, model, tokenizer, getattr(torch, dtype), max_shard_bytes, generation)
         proof = parity(aside, model)
-        aside.chmod(0o755)
-        _replace(aside, path)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
     proof = Parity(str(path), proof.reader, proof.tokens, proof.tolerance, proof.stages)
     return Export(str(path), family.name, dtype, proof)
 
@@ -185,15 +175,3 @@ def _write_tokenizer(path: Path, tokenizer: Tokenizer, max_sequence: int) -> Non
     config = {k: v for k, v in read_json(path / "tokenizer_config.json").items() if k != "auto_map"}
     config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
     write_json(path / "tokenizer_config.json", {**config, "model_max_length": max_sequence})
-
-
-def _replace(new: Path, path: Path) -> None:
-    """Put the directory `new` in the place of `path`."""
-    old = None
-    if path.exists():
-        old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-        path.rename(old / path.name)
-    new.rename(path)
-    fsync_dir(path.parent)
-    if old is not None:
-        shutil.rmtree(old)
