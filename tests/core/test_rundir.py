@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typing_extensions import TypedDict
 
 from tilth.core.errors import DataError, RunInUse
-from tilth.core.rundir import Rows, RunDir, inside, named_inside, read_json, read_rows, write_json, write_whole
+from tilth.core.rundir import Count, Rows, RunDir, inside, named_inside, read_json, read_rows, write_json, write_whole
 
 
 def test_write_whole_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,6 +47,82 @@ def test_rows_drop_a_torn_line(tmp_path: Path) -> None:
     rows.write({"a": 3})
     rows.close()
     assert read_rows(path) == [{"a": 1}, {"a": 3}]
+
+
+class _Kept(TypedDict):
+    name: str
+    steps: Count
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"[1]", "dictionary, not [1]"),
+        (b'{"name": "a"}', "in 'steps' field required"),
+        (b'{"name": 1, "steps": 2}', "in 'name' input should be a valid string, not 1"),
+        (b'{"name": "a", "steps": true}', "in 'steps' input should be a valid integer, not True"),
+        (b'{"name": "a", "steps": -1}', "in 'steps'"),
+        (b'{"name": "a", "steps": 9223372036854775808}', "in 'steps'"),
+        (b'{"name": "\x1b[2J", "steps": "\x1b[2J"}', "damaged"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"name": ' * 100_000, "nested too deeply"),
+        (b'{"steps": ' + b"9" * 5000 + b"}", "too large a number"),
+        (b'{"steps": 1e999}', "1e999 is no JSON"),
+        (b'{"steps": NaN}', "NaN is no JSON"),
+        (b'{"steps": -Infinity}', "-Infinity is no JSON"),
+        (b"\xff\xfe", "byte 0 is not UTF-8"),
+        (b"", "damaged"),
+        (b"\x00" * 10, "damaged"),
+    ],
+)
+def test_any_fault_of_a_plain_file_is_a_sentence(tmp_path: Path, raw: bytes, said: str) -> None:
+    (tmp_path / "a.json").write_bytes(raw)
+    (tmp_path / "a.jsonl").write_bytes(b'{"name": "a", "steps": 0}\n' + raw + b"\n")
+    with pytest.raises(DataError) as err:
+        read_json(tmp_path / "a.json", _Kept)
+    assert said in err.value.what and err.value.where == str(tmp_path / "a.json") and "\x1b" not in str(err.value)
+    if not said.startswith("byte"):
+        with pytest.raises(DataError) as err:
+            read_rows(tmp_path / "a.jsonl", _Kept)
+        assert said in err.value.what and err.value.where.endswith("a.jsonl, line 2")
+        faults: list[DataError] = []
+        assert read_rows(tmp_path / "a.jsonl", _Kept, faults) == [{"name": "a", "steps": 0}]
+        assert len(faults) == 1
+
+
+def test_what_is_no_plain_file_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop2")
+    (tmp_path / "loop2").symlink_to(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    (tmp_path / "file").write_text("{}")
+    for name, said in (
+        ("loop", "Too many levels"),
+        ("pipe", "a pipe or a device"),
+        (".", "a directory in the place"),
+        ("file/x", "Not a directory"),
+        ("nul\0", "cannot be read"),
+    ):
+        for read in (read_json, read_rows):
+            with pytest.raises(DataError, match=said):
+                read(tmp_path / name)
+    assert read_json(tmp_path / "none", missing={}) == {} and read_rows(tmp_path / "none") == []
+    with pytest.raises(DataError, match="Too many levels"):  # it is not missing
+        read_json(tmp_path / "loop", missing={})
+
+
+def test_a_typed_file_keeps_its_other_fields(tmp_path: Path) -> None:
+    data: dict[str, Any] = {"name": "a", "steps": 3, "more": {"x": [1, 2.5, None, True]}, "big": 10**30}
+    write_json(tmp_path / "a.json", data)
+    assert read_json(tmp_path / "a.json", _Kept) == data
+    (tmp_path / "b.json").write_text('{"limit": Infinity}')
+    assert read_json(tmp_path / "b.json", finite=False) == {"limit": float("inf")}
+
+
+def test_rows_are_json_whatever_they_are_given(tmp_path: Path) -> None:
+    rows = Rows(tmp_path / "m.jsonl")
+    rows.write({"loss": float("nan"), "bits": {"a": float("inf"), "b": 1.5}, "of": (1, float("-inf"))})
+    rows.close()
+    assert read_rows(tmp_path / "m.jsonl") == [{"loss": None, "bits": {"a": None, "b": 1.5}, "of": [1, None]}]
 
 
 def _try_lock(path: Path, queue: multiprocessing.Queue) -> None:

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
+import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from .errors import DataError, RunInUse
 from .kinds import refuse_other_run
 from .locking import Held, locked
+from .text import visible
+
+MOST_BYTES = 1 << 28
+"""The largest JSON file that is read."""
+MOST_ROW_BYTES = 1 << 32
+"""The largest file of rows."""
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+"""How many of something: what a field of a plain file that is counted or indexed with is held to."""
+_REQUIRED = object()
 
 
 def fsync_dir(path: Path) -> None:
@@ -56,14 +70,96 @@ def write_json(path: Path, data: Any) -> None:
     write_whole(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON. Raises DataError naming the file if it is missing or damaged."""
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """The text of a plain file. Raises DataError naming the file if it is missing, no regular file (a directory, a
+    pipe, a loop of links), larger than `most` bytes or not UTF-8."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            what = "a directory" if stat.S_ISDIR(status.st_mode) else "something else (a pipe or a device)"
+            raise DataError(f"there is {what} in the place of this file.", where=str(path))
+        if status.st_size > most:
+            raise DataError(f"this file has {status.st_size:,} bytes; at most {most:,} are read.", where=str(path))
+        return Path(path).read_bytes().decode("utf-8")
     except FileNotFoundError:
         raise DataError("this file is missing.", where=str(path)) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as err:
-        raise DataError(f"this file is damaged ({err}).", where=str(path)) from None
+    except UnicodeDecodeError as err:
+        raise DataError(f"this file is damaged (byte {err.start} is not UTF-8).", where=str(path)) from None
+    except (OSError, ValueError) as err:  # ValueError: a null byte in the name
+        said = err.strerror if isinstance(err, OSError) else str(err)
+        raise DataError(f"this file cannot be read ({said}).", where=str(path)) from None
+
+
+def read_json(path: Path, kind: Any = dict[str, Any], missing: Any = _REQUIRED, finite: bool = True) -> Any:
+    """What a JSON file holds, which must be of `kind`: a type such as `dict[str, Count]` or a TypedDict (of
+    typing_extensions), whose fields may be fewer than the file's. The data come as they were read; with `finite`
+    false, NaN and infinity may be among them (other tools write such).
+
+    Raises DataError naming the file, and the field if it is one, whatever is wrong with it; `missing` is returned
+    instead if it is given and there is no such file.
+    """
+    if missing is not _REQUIRED and _absent(path):
+        return missing
+    data = _parse(read_text(path), str(path), finite)
+    if fault := _fault(data, kind):
+        raise DataError(f"this file does not hold what it should: {fault}.", where=str(path))
+    return data
+
+
+def _absent(path: Path) -> bool:
+    """Whether nothing has this name, not even a link to nowhere."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):  # then reading it says what is wrong
+        return False
+    return False
+
+
+def _parse(text: str, where: str, finite: bool = True) -> Any:
+    """Raises DataError naming `where`."""
+    hooks: dict[str, Any] = {"parse_constant": _no_number, "parse_float": _float} if finite else {}
+    try:
+        return json.loads(text, parse_int=_int, **hooks)
+    except RecursionError:
+        raise DataError("this is damaged (it is nested too deeply).", where=where) from None
+    except ValueError as err:
+        raise DataError(f"this is damaged ({str(err)[:200]}).", where=where) from None
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text[:40])
+
+
+def _int(text: str) -> int:
+    if len(text) > 300:  # more than a float holds; tokenizers' configurations have some of 31 digits
+        raise ValueError(f"{text[:40]}… is too large a number")
+    return int(text)
+
+
+@functools.lru_cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _fault(data: Any, kind: Any) -> str | None:
+    """The first field of plain data that is not of `kind`, in words; None if all are."""
+    try:
+        _adapter(kind).validate_python(data, strict=True)
+    except ValidationError as err:
+        fault = err.errors(include_url=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        got = fault["input"]
+        shown = "" if fault["type"] == "missing" else f", not {visible(repr(got))[:60]}"
+        message = fault["msg"][0].lower() + fault["msg"][1:]
+        return (f"in '{visible(place)}' " if place else "") + message + shown
+    return None
 
 
 @contextmanager
@@ -97,8 +193,8 @@ class Rows:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one row."""
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        """Append one row; NaN and infinity, which JSON lacks, become null."""
+        self._file.write(json_row(row))
         self._file.flush()
 
     def close(self) -> None:
@@ -106,18 +202,43 @@ class Rows:
         self._file.close()
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All whole rows of a JSONL file; [] if there is none. Raises DataError naming the line that is damaged."""
-    if not path.exists():
+def json_row(row: dict[str, Any]) -> str:
+    """A row as a line of JSONL."""
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError:
+        return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {k: _finite(v) for k, v in node.items()}
+    if isinstance(node, list | tuple):
+        return [_finite(v) for v in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node
+
+
+def read_rows(path: Path, kind: Any = dict[str, Any], damaged: list[DataError] | None = None) -> list[Any]:
+    """All whole rows of a JSONL file, each of `kind` (see `read_json`); [] if there is none.
+
+    Raises DataError naming the line and the field that is damaged; with `damaged`, such a line is left out and its
+    error put there.
+    """
+    if _absent(path):
         return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1):
+    for number, line in enumerate(read_text(path, MOST_ROW_BYTES).split("\n")[:-1], 1):
+        where = f"{path}, line {number}"
         try:
-            rows.append(json.loads(line))
-        except ValueError:
-            raise DataError(
-                "this row is damaged.", where=f"{path}, line {number}", fix="Remove the line, or the file."
-            ) from None
+            row = _parse(line, where)
+            if fault := _fault(row, kind):
+                raise DataError(f"this row does not hold what it should: {fault}.", where=where)
+        except DataError as err:
+            if damaged is None:
+                raise DataError(err.what, where=where, fix="Remove the line, or the file.") from None
+            damaged.append(err)
+            continue
+        rows.append(row)
     return rows
 
 
@@ -130,8 +251,8 @@ def _drop_torn_line(path: Path) -> None:
 
 def inside(root: Path, name: str) -> Path:
     """`root / name`, refused if it would leave `root` (names that came from data)."""
-    target = (root / name).resolve()
-    if "\x00" in name or not target.is_relative_to(root.resolve()):
+    target = Path(os.path.realpath(root / name)) if "\x00" not in name else None  # a loop of links leads nowhere
+    if target is None or not target.is_relative_to(os.path.realpath(root)):
         raise DataError(f"the path {name!r} leads out of its directory.", where=str(root))
     return target
 
