@@ -427,7 +427,9 @@ class _Job:
                 fix="Give this recipe another directory with --run, or leave --run out.",
             )
         text = recipes.to_yaml(self.recipe)
-        if not self.dir.recipe.exists() or self.dir.recipe.read_text() != text:  # else the first origins stay
+        if (
+            not self.dir.recipe.exists() or self.dir.recipe.read_text(encoding="utf-8") != text
+        ):  # else the first origins stay
             write_whole(self.dir.recipe, text)
             write_json(self.dir / "origins.json", self.resolved.origins)
         write_json(self.dir / "versions.json", device.versions())

@@ -304,7 +304,7 @@ def _in_process(ground: Ground, name: str, stops: list[tuple[signal.Signals, flo
     command = [sys.executable, "-m", "tilth", "run", str(file), "--run", str(where), "--root", str(ground.root)]
     for stop, share in [*stops, (None, 1.0)]:
         process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=os.environ
         )
         if stop is not None:
             _wait_for_rows(process, where / "metrics.jsonl", max(1, round(total * share)))

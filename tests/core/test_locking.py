@@ -62,9 +62,9 @@ def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
 
 
 def test_a_run_directory_names_its_holder_and_forgets_it(kind: str, tmp_path: Path) -> None:
-    with RunDir(tmp_path / "run").lock():
-        with pytest.raises(RunInUse, match=r"in use by process \d+"), RunDir(tmp_path / "run").lock():
-            pass
+    message = r"in use by process \d+"
+    with RunDir(tmp_path / "run").lock(), pytest.raises(RunInUse, match=message), RunDir(tmp_path / "run").lock():
+        pass
     assert [p.name for p in (tmp_path / "run").iterdir() if p.name != ".lock"] == []
     with RunDir(tmp_path / "run").lock():
         pass

@@ -50,7 +50,9 @@ def processor() -> str:
     if sys.platform == "darwin":
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            return subprocess.run(
+                asked, capture_output=True, text=True, encoding="utf-8", check=True, timeout=10
+            ).stdout.strip()
     return platform.processor() or platform.machine()
 
 

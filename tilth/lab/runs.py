@@ -367,7 +367,7 @@ class _Nursery:
     def __init__(self, root: Path, threads: int) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self._log = root / f"nursery-{os.getpid()}.log"
-        with self._log.open("w") as log:
+        with self._log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tilth.lab.worker", "--nursery"],
                 stdin=subprocess.PIPE,
@@ -431,7 +431,7 @@ class _Child:
         if nursery is not None:
             nursery.tell({"run": self.number, "spec": run.spec(), "log": str(self.log), "answer": str(self.answer)})
             return
-        with self.log.open("w") as log, self.answer.open("w") as answer:
+        with self.log.open("w", encoding="utf-8") as log, self.answer.open("w", encoding="utf-8") as answer:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tilth.lab.worker"],
                 stdin=subprocess.PIPE,
@@ -439,6 +439,7 @@ class _Child:
                 stderr=log,
                 env=_environment(run.threads, slot),
                 text=True,
+                encoding="utf-8",
                 start_new_session=True,
             )
         assert self._process.stdin is not None
@@ -452,7 +453,7 @@ class _Child:
 
     def error(self) -> TilthError | None:
         """The error of the ended process, if it failed; its log stays then."""
-        said = self.answer.read_text() if self.answer.exists() else ""
+        said = self.answer.read_text(encoding="utf-8") if self.answer.exists() else ""
         self.answer.unlink(missing_ok=True)
         where, code = f"arm {self.run.name}", self.code()
         with contextlib.suppress(ValueError, IndexError):
@@ -463,7 +464,11 @@ class _Child:
         if code == 0:
             self.log.unlink(missing_ok=True)
             return None
-        tail = self.log.read_text(errors="replace").strip().splitlines()[-1:] if self.log.exists() else []
+        tail = (
+            self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+            if self.log.exists()
+            else []
+        )
         return TilthError(
             f"its process ended with code {code}{': ' + tail[0][:300] if tail else ''}.",
             where=where,

@@ -198,7 +198,7 @@ def _shards(path: Path, rules: Rules) -> list[Path]:
             fix="Give the directory index of a deduplication step of an earlier run.",
         )
     for shard in found:
-        if (theirs := json.loads((shard / "facts.json").read_text())) != _facts(rules):
+        if (theirs := json.loads((shard / "facts.json").read_text(encoding="utf-8"))) != _facts(rules):
             raise DataError(
                 f"this index was made with other settings ({theirs}, not {_facts(rules)}).",
                 where=str(path),

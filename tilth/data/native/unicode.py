@@ -6,16 +6,17 @@ second, kept in the cache directory.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import os
 import sys
 import tempfile
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from tilth.core.native import cache_dir
+from tilth.core import cache
 
 BITS = {
     "ALPHA": str.isalpha,
@@ -58,19 +59,18 @@ def _flags() -> np.ndarray:
     return out
 
 
-def cached(name: str, make: object) -> np.ndarray:
+def cached(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
     """The table that `make()` gives, kept in the cache directory under its name and the version of Unicode."""
-    path = cache_dir() / f"{name}-{sys.version_info[0]}.{sys.version_info[1]}-{unicodedata.unidata_version}-1.npy"
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError):
-        pass
-    table: np.ndarray = make()  # type: ignore[operator]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            np.save(file, table, allow_pickle=False)
-        os.replace(file.name, path)
-    except OSError:
-        Path(getattr(file, "name", "")).unlink(missing_ok=True) if "file" in locals() else None
+    kept = f"{name}-{sys.version_info[0]}.{sys.version_info[1]}-{unicodedata.unidata_version}-1"
+    with contextlib.suppress(OSError):
+        if path := cache.find(kept, ".npy"):
+            return np.load(path, allow_pickle=False)
+    table = make()
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs a second each time
+        folder = cache.cache_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            made = Path(work) / "table.npy"
+            np.save(made, table, allow_pickle=False)
+            cache.keep(made, kept, ".npy")
     return table

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from tilth.core.cache import cache_dir
 from tilth.core.errors import DataError
 from tilth.core.hashing import file_hash
 from tilth.core.locking import locked
-from tilth.core.native import cache_dir
 
 WEIGHTS, SHEET = "model.safetensors", "model.json"
 

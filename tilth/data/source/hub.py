@@ -98,7 +98,7 @@ class Config(BaseConfig):
             main = Path(hub.constants.HF_HUB_CACHE) / f"datasets--{self.path.replace('/', '--')}" / "refs"
             ref = main / (self.revision or "main")
             if ".." not in ref.parts and ref.is_file():
-                return ref.read_text().strip()
+                return ref.read_text(encoding="utf-8").strip()
         raise DataError(
             "there is no such folder, and the hub does not know the dataset or cannot be reached.",
             where=self.path,

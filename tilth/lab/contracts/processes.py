@@ -80,7 +80,7 @@ def _launch(identities: list[str]) -> dict[str, str]:
         command = [sys.executable, "-m", __name__, folder, json.dumps(identities)]
         ranks = []
         for rank in range(RANKS):
-            with Path(folder, f"{rank}.txt").open("w") as said:
+            with Path(folder, f"{rank}.txt").open("w", encoding="utf-8") as said:
                 own = {**env, "RANK": str(rank)}
                 ranks.append(subprocess.Popen(command, env=own, stdout=said, stderr=subprocess.STDOUT))
         try:
@@ -89,7 +89,7 @@ def _launch(identities: list[str]) -> dict[str, str]:
             for process in ranks:
                 process.kill()
         if any(codes):
-            said = "\n".join(Path(folder, f"{rank}.txt").read_text()[-2000:] for rank in range(RANKS))
+            said = "\n".join(Path(folder, f"{rank}.txt").read_text(encoding="utf-8")[-2000:] for rank in range(RANKS))
             raise RuntimeError(f"the two processes did not finish: {said}")
         whole, *parts = (_read(Path(folder, name)) for name in ("whole", *map(str, range(RANKS))))
     _sharded.update({i: "; ".join(filter(None, (part[i].get("sharded") for part in parts))) for i in identities})
@@ -193,13 +193,13 @@ def _write(folder: Path, identities: list[str], rank: int, ranks: int) -> None:
             except Exception as err:
                 run["sharded"] = f"{type(err).__name__}: {err}"
         plain[identity] = run
-    (folder / "runs.json").write_text(json.dumps(plain))
+    (folder / "runs.json").write_text(json.dumps(plain), encoding="utf-8")
 
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:
     from safetensors.torch import load_file
 
-    plain = json.loads((folder / "runs.json").read_text())
+    plain = json.loads((folder / "runs.json").read_text(encoding="utf-8"))
     for i, run in enumerate(plain.values()):
         if "error" not in run:
             run["weights"] = load_file(folder / f"{i}.safetensors")
