@@ -24,6 +24,7 @@ import torch
 
 from tilth import job
 from tilth.arch import hf
+from tilth.core import layers
 from tilth.core import recipe as recipes
 from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
@@ -61,7 +62,7 @@ class Ground:
         data["export"] = {"format": "none"}
         data["checkpoint"] |= {"every": 3, "keep": 3}
         data["hooks"] = []
-        return recipes.from_dict(recipes.merge(data, top)).recipe
+        return recipes.from_dict(layers.merge(data, top)).recipe
 
     def model(self, precision: str | None = None) -> Any:
         """The recipe's model with its first weights."""

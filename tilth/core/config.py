@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import stat
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,14 +25,27 @@ class Config(BaseModel):
     )
 
 
+MAX_DEPTH = 64
+"""Of mappings and lists within one another, of dotted paths, and of recipes that extend one another."""
+MAX_BYTES = 1_000_000
+"""Of a recipe file."""
+
+
 class _StrictLoader(yaml.SafeLoader):
     """`yaml.safe_load` with YAML 1.2 numbers (3e6, 1e-3), no yes/no booleans, no aliases, no duplicate keys."""
 
+    _depth = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
+        mark = self.peek_event().start_mark
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
             raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed", mark)
-        return super().compose_node(parent, index)
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise yaml.constructor.ConstructorError(None, None, f"nested more than {MAX_DEPTH} deep", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[str, Any]:
@@ -54,6 +69,13 @@ def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
     return value
 
 
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = node.value.replace("_", "")
+    if len(text) > 19 and (len(text) > 40 or abs(int(text)) >= 2**63):
+        raise yaml.constructor.ConstructorError(None, None, "an integer of more than 64 bits", node.start_mark)
+    return int(text)
+
+
 _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, rx) for tag, rx in rules if tag == "tag:yaml.org,2002:null"]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -66,7 +88,7 @@ _StrictLoader.add_implicit_resolver(
     list("-+.0123456789"),
 )
 _StrictLoader.add_constructor("!number", _number)
-_StrictLoader.add_constructor("tag:yaml.org,2002:int", lambda l, n: int(n.value.replace("_", "")))
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _integer)
 _StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
@@ -78,26 +100,63 @@ def parse_yaml(text: str, where: str) -> Any:
         mark = err.problem_mark or err.context_mark
         place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
         raise RecipeError(f"this is not readable as YAML: {err.problem or err.context}.", where=place) from None
-    except (yaml.YAMLError, RecursionError, ValueError) as err:  # ValueError: a number of thousands of digits
-        what = "nested too deeply" if isinstance(err, RecursionError) else str(err).splitlines()[0]
-        raise RecipeError(f"this is not readable as YAML: {what}.", where=where) from None
+    except yaml.YAMLError as err:
+        raise RecipeError(f"this is not readable as YAML: {str(err).splitlines()[0]}.", where=where) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML mapping from a file."""
+    """Read one YAML mapping from a file. Raises RecipeError; what is no regular file or too large is not read."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        kind = path.stat()
+        if stat.S_ISDIR(kind.st_mode):
+            raise RecipeError("this is a directory, not a recipe file.", where=str(path))
+        if not stat.S_ISREG(kind.st_mode):
+            raise RecipeError("this is no regular file, so it is not read as a recipe.", where=str(path))
+        if kind.st_size > MAX_BYTES:
+            raise RecipeError(
+                f"this file has {kind.st_size:,} bytes; a recipe has at most {MAX_BYTES:,}.", where=str(path)
+            )
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1).decode("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
         siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise RecipeError("there is no such recipe.", where=str(path), fix=nearest(path.name, siblings)) from None
-    except IsADirectoryError:
-        raise RecipeError("this is a directory, not a recipe file.", where=str(path)) from None
     except UnicodeDecodeError as err:
         raise RecipeError(f"this is not UTF-8 text (byte {err.start}).", where=str(path)) from None
+    except (OSError, ValueError) as err:  # a name that is too long, a loop of links, no permission; a null byte
+        why = getattr(err, "strerror", None) or str(err)
+        raise RecipeError(f"this recipe cannot be read: {why}.", where=str(path)[:200]) from None
     data = parse_yaml(text, str(path))
     if not isinstance(data, dict):
         raise RecipeError("a recipe is a mapping of fields to values.", where=str(path))
     return data
+
+
+def _without_removed(kind: Any, value: Any) -> Any:
+    """`value`, read as `kind`, without what null took away: entries and fields whose type has no null."""
+    for option in _options(kind):
+        if isinstance(value, dict) and get_origin(option) is dict:
+            inner = get_args(option)[1]
+            return {k: _without_removed(inner, v) for k, v in value.items() if v is not None or _has_null(inner)}
+        if isinstance(value, dict) and isinstance(option, type) and issubclass(option, BaseModel):
+            kinds = {k: option.model_fields[k].annotation if k in option.model_fields else Any for k in value}
+            return {k: _without_removed(kinds[k], v) for k, v in value.items() if v is not None or _has_null(kinds[k])}
+        if isinstance(value, list) and get_origin(option) is list:
+            return [_without_removed(get_args(option)[0], v) for v in value]
+    return value
+
+
+def _options(kind: Any) -> list[Any]:
+    """The types a value of an annotation may have; one, unless it is a union."""
+    if get_origin(kind) is Annotated:
+        return _options(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [option for inner in get_args(kind) for option in _options(inner)]
+    return [kind]
+
+
+def _has_null(kind: Any) -> bool:
+    return any(option in (Any, type(None)) for option in _options(kind))
 
 
 def validate(cls: type[Config], data: dict[str, Any], where: str = "") -> Any:
@@ -107,7 +166,7 @@ def validate(cls: type[Config], data: dict[str, Any], where: str = "") -> Any:
     for a tuple and text for an enumeration, but "12" is no number and 1 no boolean.
     """
     try:
-        text = json.dumps(data, allow_nan=False)
+        text = json.dumps(_without_removed(cls, data), allow_nan=False)
     except (TypeError, ValueError) as err:
         raise RecipeError(f"this value cannot stand in a recipe: {err}.", where=where) from None
     try:

@@ -1,24 +1,26 @@
 """A recipe: what is trained, on what, for how long. Strict, typed, inheritable, and every value knows its origin.
 
-Reading is one pure function, `load`: read the file, follow `extends:`, apply the dotted overrides, let each stage
-inherit the fields that stand at the top, then validate. Nothing else in tilth looks at YAML.
+Reading is one pure function, `load`: read the file, follow `extends:`, apply the dotted overrides (`layers.py`), let
+each stage inherit the fields that stand at the top, validate, make paths absolute (`located.py`).
 """
 
 from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from .config import Config, parse_yaml, read_yaml, validate
+from . import layers
+from .config import Config, validate
 from .errors import RecipeError
 from .hashing import content_hash
 from .kinds import refuse_other_recipe
+from .located import Located, locate
 from .technique import AREAS, config_class, excluded, names, technique, used
 
 Name = str
@@ -59,9 +61,9 @@ class Corpus(Config):
 class Batch(Config):
     """How many tokens make one optimizer step, and in what pieces they are computed."""
 
-    tokens: int = Field(4096, gt=0)
+    tokens: int = Field(4096, gt=0, le=2**40)
     """Tokens per optimizer step over all ranks (a multiple of `sequence`)."""
-    sequence: int = Field(256, ge=8)
+    sequence: int = Field(256, ge=8, le=2**32)
     """Tokens per sequence (the context length)."""
     micro: int | None = Field(None, gt=0)
     """Sequences per forward pass on one rank; None: all of the rank's share at once."""
@@ -86,11 +88,11 @@ class Batch(Config):
 class Budget(Config):
     """How long a stage lasts; exactly one of the four."""
 
-    tokens: int | None = Field(None, gt=0)
-    steps: int | None = Field(None, gt=0)
-    flops: float | None = Field(None, gt=0)
+    tokens: int | None = Field(None, gt=0, le=10**18)
+    steps: int | None = Field(None, gt=0, le=10**12)
+    flops: float | None = Field(None, gt=0, le=1e30)
     """Model FLOPs (6 per matrix parameter and token, plus attention)."""
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0, le=1e9)
     """Passes over the source that is repeated most under the mixture."""
 
     @model_validator(mode="after")
@@ -178,7 +180,7 @@ class Recipe(Config):
     corpus: Corpus
     tokenizer: technique("tokenizer")  # type: ignore[valid-type]
     model: technique("model")  # type: ignore[valid-type]
-    init: str | None = None
+    init: Located | None = None
     """A run or Hugging Face directory whose weights training starts from; null: random weights from `seed`."""
     stages: list[Stage] = Field(min_length=1)
     precision: technique("precision") = Field({"use": "bf16"}, validate_default=True)  # type: ignore[valid-type]
@@ -235,7 +237,7 @@ class Resolved(Config):
 
     recipe: Recipe
     origins: dict[str, str]
-    """Dotted path of each value -> file, 'command line' or 'default'."""
+    """Dotted path of each value -> file, 'command line' or 'default'; of what null took away, 'removed: ' and that."""
 
 
 def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) -> Resolved:
@@ -244,7 +246,7 @@ def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) 
     Raises RecipeError with the full path of the field and the nearest thing that would work.
     """
     path = Path(path)
-    data, origins = inherit(path, _spell_out)
+    data, origins = layers.inherit(path, _spell_out)
     refuse_other_recipe(data, "training recipe", path)
     return override(data, origins, overrides, where=str(path))
 
@@ -255,36 +257,36 @@ def override(
     overrides: dict[str, Any] | list[str] | None,
     where: str = "recipe",
 ) -> Resolved:
-    """Apply dotted overrides to plain data, each replacing what it names, and validate.
+    """Merge dotted overrides into plain data and validate.
 
     A stage field named without a stage (`optim.lr`) is set for every stage, those that say their own included.
     """
-    for dotted, value in _everywhere(data, parse_overrides(overrides)):
-        place = set_dotted(data, dotted, value)
-        data = _spell_out(data)
-        if isinstance(value, str) and isinstance(_at(data, place), dict):
-            value = {"use": value}
-        gone = place.rpartition(".")[0] if place.split(".")[-2:-1] == ["budget"] else place
-        origins = {p: o for p, o in origins.items() if not (p == gone or p.startswith(gone + "."))}
-        origins.update(dict.fromkeys(_leaves(value, place), "command line"))
+    data, origins = layers.apply(data, origins, overrides, _spell_out, _everywhere)
     return from_dict(data, where=where, origins=origins)
 
 
 def from_dict(data: dict[str, Any], where: str = "recipe", origins: dict[str, str] | None = None) -> Resolved:
-    """Validate plain data (as written by a user or by `Recipe.to_dict`) into a recipe."""
+    """Validate plain data (as written by a user or by `Recipe.to_dict`) into a recipe.
+
+    Relative paths are relative to the file that `origins` names for them, else to the working directory.
+    """
     data = _spell_out(data)
-    origins = origins or dict.fromkeys(_leaves(data, ""), where)
+    origins = origins or dict.fromkeys(layers.leaves(data), where)
     expanded = _expand_stages(data)
+
+    def written_in(place: str) -> str:
+        return layers.origin_of(_as_written(place, data), origins)
+
     try:
         recipe = validate(Recipe, expanded)
+        absolute = locate(recipe, expanded, written_in)
+        recipe = recipe if absolute is None else validate(Recipe, absolute)
     except RecipeError as err:
         place = _as_written(err.where, data)
         raise RecipeError(err.what, where=f"{where}: {place}" if place else where, fix=err.fix) from None
-    full = {}
-    for leaf in _leaves(recipe.to_dict(), ""):
-        written = _as_written(leaf, data)
-        full[leaf] = origins.get(written) or _origin_of_ancestor(written, origins)
-    return Resolved.model_construct(recipe=recipe, origins=full)
+    full = {leaf: written_in(leaf) for leaf in layers.leaves(recipe.to_dict())}
+    gone = {p: f"removed: {written_in(p)}" for p in layers.nulls(expanded) if layers.none_at(p, full)}
+    return Resolved.model_construct(recipe=recipe, origins={**full, **gone})
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -328,29 +330,6 @@ def _link_areas(node: Any) -> None:
             _link_areas(value)
 
 
-def inherit(
-    path: Path, spell_out: Callable[[dict[str, Any]], dict[str, Any]], seen: tuple[Path, ...] = ()
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """A recipe file merged onto those it extends, and the file each value comes from; `spell_out` gives every
-    technique's bare name the form `{use: name}`."""
-    real = path.resolve()
-    if real in seen:
-        chain = " -> ".join(str(p) for p in [*seen, real])
-        raise RecipeError(f"`extends:` goes round in a circle: {chain}.", where=str(path))
-    data = spell_out(read_yaml(path))
-    parent = data.pop("extends", None)
-    own = dict.fromkeys(_leaves(data, ""), str(path))
-    if parent is None:
-        return data, own
-    if not isinstance(parent, str):
-        raise RecipeError("`extends:` names one recipe file.", where=f"{path}: extends")
-    base, origins = inherit(path.parent / parent, spell_out, (*seen, real))
-    merged = merge(base, data)
-    kept = {p: o for p, o in origins.items() if p in set(_leaves(merged, ""))}
-    return merged, {**kept, **own}
-
-
-_WHOLE = {"budget", "sources", "weights"}
 _SLOTS = ("tokenizer", "model", "precision", *STAGE_DEFAULTS)
 
 
@@ -381,93 +360,17 @@ def _spell_out(data: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def merge(base: Any, over: Any) -> Any:
-    """`over` on `base`: mappings merge field by field, but one that names another `use:` replaces; lists replace.
-
-    A budget is one thing, and so is a list of sources or of their weights: a later one replaces the earlier whole.
-    """
-    if not isinstance(base, dict) or not isinstance(over, dict):
-        return over
-    if "use" in over and over["use"] != base.get("use"):
-        return over
-    return {**base, **{k: merge(base[k], v) if k in base and k not in _WHOLE else v for k, v in over.items()}}
-
-
-def parse_overrides(overrides: dict[str, Any] | list[str] | None) -> dict[str, Any]:
-    """`["optim.lr=0.01"]` or a mapping -> dotted path -> value."""
-    if not overrides:
-        return {}
-    if isinstance(overrides, dict):
-        return {dotted: _whole(value) for dotted, value in overrides.items()}
-    out: dict[str, Any] = {}
-    for item in overrides:
-        dotted, eq, text = item.partition("=")
-        if not eq or not dotted:
-            raise RecipeError(f"the override {item!r} is not of the form a.b=value.", where="command line")
-        out[dotted] = parse_yaml(text, f"override {dotted}")
-    return out
-
-
-def _whole(value: Any) -> Any:
-    """Python's 2e5 as YAML's: a whole number (which is good for a float field too)."""
-    if isinstance(value, dict):
-        return {k: _whole(v) for k, v in value.items()}
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _everywhere(data: dict[str, Any], given: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Overrides with those of a stage field repeated for the stages that have that field of their own."""
-    for dotted, value in given.items():
-        field = dotted.partition(".")[0]
-        stages = data.get("stages") if field in _shared_fields() else None
-        own = [i for i, s in enumerate(stages) if field in s] if isinstance(stages, list) else []
-        if stages is None or len(own) < len(stages):
-            yield dotted, value
-        for i in own:
-            yield f"stages.{i}.{dotted}", value
-
-
-def set_dotted(data: dict[str, Any], dotted: str, value: Any) -> str:
-    """Put a value where `dotted` says, in place; returns the path with names of stages made numbers."""
-    node: Any = data
+def _everywhere(data: dict[str, Any], dotted: str) -> Iterator[str]:
+    """An override's place, and those in the stages that have that field of their own."""
+    field = dotted.partition(".")[0]
     if dotted.startswith("stages."):
         data.setdefault("stages", [{"name": "train"}])
-    *path, last = dotted.split(".")
-    place: list[str] = []
-    for i, key in enumerate(path):
-        here = ".".join(path[: i + 1])
-        step: Any = _index(node, key, here) if isinstance(node, list) else key
-        node = node[step] if isinstance(node, list) else node.setdefault(key, {})
-        place.append(str(step))
-        if not isinstance(node, (dict, list)):
-            raise RecipeError(f"'{here}' is a value, not a mapping.", where=f"override {dotted}")
-    step = _index(node, last, dotted) if isinstance(node, list) else last
-    if isinstance(node, list):
-        node[step] = value
-    elif last == "use" and node.get("use", value) != value:
-        node.clear()  # another technique: the fields of the one before are none of its own
-        node[last] = value
-    elif path and path[-1] == "budget":
-        node.clear()  # steps given on the command line replace tokens in the file
-        node[last] = value
-    else:
-        node[last] = value
-    return ".".join([*place, str(step)])
-
-
-def _at(data: Any, dotted: str) -> Any:
-    for key in dotted.split("."):
-        data = data[int(key)] if isinstance(data, list) else data[key]
-    return data
-
-
-def _index(node: list[Any], key: str, where: str) -> int:
-    for i, item in enumerate(node):  # a stage can be named: stages.pretrain.optim.lr
-        if isinstance(item, dict) and item.get("name") == key:
-            return i
-    if key.isdigit() and int(key) < len(node):
-        return int(key)
-    raise RecipeError(f"'{key}' is no item of a list of {len(node)}.", where=f"override {where}")
+    stages = data.get("stages") if field in _shared_fields() else None
+    own = [i for i, s in enumerate(stages) if isinstance(s, dict) and field in s] if isinstance(stages, list) else []
+    if stages is None or len(own) < len(stages):
+        yield dotted
+    for i in own:
+        yield f"stages.{i}.{dotted}"
 
 
 def _shared_fields() -> list[str]:
@@ -477,7 +380,8 @@ def _shared_fields() -> list[str]:
 def _expand_stages(data: dict[str, Any]) -> dict[str, Any]:
     """Let every stage inherit the stage fields written at the top."""
     data = dict(data)
-    shared = merge(STAGE_DEFAULTS, {k: data.pop(k) for k in _shared_fields() if k in data})
+    given = {k: data.pop(k) for k in _shared_fields() if k in data}
+    shared = _technique_or_default(layers.merge(STAGE_DEFAULTS, given))
     stages = data.get("stages", [{"name": "train"}])
     if isinstance(stages, list):
         data["stages"] = [_inherit_stage(shared, s) for s in stages]
@@ -487,13 +391,18 @@ def _expand_stages(data: dict[str, Any]) -> dict[str, Any]:
 def _inherit_stage(shared: dict[str, Any], stage: Any) -> Any:
     if not isinstance(stage, dict):
         return stage
-    return merge(shared, stage)
+    return _technique_or_default(layers.merge(shared, stage))
+
+
+def _technique_or_default(stage: dict[str, Any]) -> dict[str, Any]:
+    """A stage in which a technique that null took away is the default again."""
+    return {**stage, **{k: v for k, v in STAGE_DEFAULTS.items() if stage[k] is None}}
 
 
 def _as_written(path: str, data: dict[str, Any]) -> str:
     """Where a value of the expanded recipe stands in what the user wrote: `stages.0.optim.lr` -> `optim.lr`."""
     parts = path.split(".")
-    if parts[0] == "stages" and len(parts) > 2 and parts[1].isdigit():
+    if parts[0] == "stages" and len(parts) > 2 and layers.is_index(parts[1]):
         stages = data.get("stages")
         own: Any = stages[int(parts[1])] if isinstance(stages, list) and int(parts[1]) < len(stages) else {}
         at_top: Any = data
@@ -514,19 +423,3 @@ def _get(data: Any, parts: list[str]) -> Any:
     for part in parts:
         data = data.get(part) if isinstance(data, dict) else None
     return data
-
-
-def _origin_of_ancestor(path: str, origins: dict[str, str]) -> str:
-    while path:
-        if path in origins:
-            return origins[path]
-        path = path.rpartition(".")[0]
-    return "default"
-
-
-def _leaves(node: Any, prefix: str) -> list[str]:
-    if isinstance(node, dict) and node:
-        return [leaf for k, v in node.items() for leaf in _leaves(v, f"{prefix}.{k}" if prefix else str(k))]
-    if isinstance(node, list) and node and all(isinstance(v, dict) for v in node):
-        return [leaf for i, v in enumerate(node) for leaf in _leaves(v, f"{prefix}.{i}")]
-    return [prefix]

@@ -21,6 +21,7 @@ from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
+from tilth.core.located import Located
 
 from .pairs import Pair, from_documents
 from .speaker import Speaker
@@ -43,7 +44,7 @@ MAX_LINE = 1 << 20
 class Config(BaseConfig):
     """Knobs of the task."""
 
-    path: str | None = None
+    path: Located | None = None
     """A .jsonl or .jsonl.zst file with good, bad, paradigm, field, term (or BLiMP's own names); null: own pairs."""
     limit: int | None = Field(100, gt=0)
     """Pairs per paradigm, the first ones; null: all (own pairs: 100)."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tilth.core import recipe as recipes
+from tilth.core.config import read_yaml
 from tilth.core.errors import DivergedError, Interrupted, ProofFailed, RecipeError, RunInUse, TilthError
 from tilth.core.recipe import Recipe
 from tilth.core.rundir import read_json, write_whole
@@ -472,7 +473,7 @@ def short_recipe(root: str | Path) -> Path:
     """The common setting with generated text in place of its sources, which every machine has."""
     folder = Path(root).resolve() / "short"
     path = folder / "short.yaml"
-    common = recipes.read_yaml(common_recipe()) if common_recipe().is_file() else {}
+    common = read_yaml(common_recipe())
     sources = {}
     for number, name in enumerate(common["corpus"]["sources"]):
         file = folder / f"{name}.txt"

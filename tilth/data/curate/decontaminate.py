@@ -38,6 +38,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
+from tilth.core.located import Located
 from tilth.core.protocols import Edit, Verdicts
 from tilth.data.native import minhash, ngrams
 from tilth.data.native.buffers import texts
@@ -85,7 +86,7 @@ class Config(BaseConfig):
     """datatrove: n-grams of the question alone count too."""
     max_items: int | None = Field(None, ge=1)
     """N-grams that more items of one set have are left out (and listed): they are its template."""
-    general: str | None = None
+    general: Located | None = None
     """A JSON Lines file of general text, field `text`; n-grams frequent there are left out (and listed)."""
     general_count: int = Field(10, ge=1)
     """So many of its documents make an n-gram frequent."""

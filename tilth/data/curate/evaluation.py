@@ -16,6 +16,7 @@ from pydantic import Field
 
 from tilth.core.config import Config
 from tilth.core.errors import DataError
+from tilth.core.located import Located
 from tilth.data.native import ngrams
 from tilth.data.native.ngrams import Word
 from tilth.data.reading import Limits, Unreadable, chunks, parse_object, records
@@ -49,7 +50,7 @@ RULES = {
 class EvalSet(Config):
     """Where the items of an evaluation set stand."""
 
-    path: str = Field(min_length=1)
+    path: Located = Field(min_length=1)
     """A JSON Lines file, .gz or .zst or neither; one item a line."""
     fields: list[str] = Field(["text"], min_length=1)
     """Fields with text to protect, or the question where there is a `label`."""

@@ -34,6 +34,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from tilth.core.config import Config as BaseConfig
+from tilth.core.located import Located
 from tilth.core.protocols import Edit, Verdicts
 
 from . import refine_model as model
@@ -73,7 +74,7 @@ class Config(BaseConfig):
 
     rules: list[RuleName] = ["navigation", "share", "cookies", "page_numbers", "urls", "repeated", "wiki_marks"]
     """Rules that write programs where no model does."""
-    model: str | None = None
+    model: Located | None = None
     """Directory of a causal language model that writes them instead, local files only."""
     stages: list[Stage] = Field(["chunk"], min_length=1)
     """What a model is asked: whether to drop the document, and what to change in each chunk."""

@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from tilth.core.config import Config as BaseConfig
+from tilth.core.located import Located
 from tilth.core.protocols import Verdicts
 from tilth.data.native import hashing
 
@@ -68,7 +69,7 @@ class Config(BaseConfig):
 
     embed: Literal["hashed", "model"] = "hashed"
     """hashed: signed hashes of words, offline; model: mean of a language model's last states."""
-    model: str | None = None
+    model: Located | None = None
     """model: a directory with Hugging Face's files; local files only."""
     tokens: int = Field(512, ge=1)
     """model: tokens of a document that it reads."""

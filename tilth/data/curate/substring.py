@@ -34,6 +34,7 @@ from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
+from tilth.core.located import LocatedOrName
 from tilth.core.protocols import Edit, Verdicts
 from tilth.core.rundir import read_json
 from tilth.data.native import hashing
@@ -74,7 +75,7 @@ class Config(BaseConfig):
 
     length: int = Field(50, ge=2, le=10_000)
     """Words (or tokens) of the shortest span that counts as repeated."""
-    tokens: str = Field("words", min_length=1)
+    tokens: LocatedOrName = Field(LocatedOrName("words"), min_length=1)
     """words: runs without white space, single characters in Thai, kana and Han; else the path of a tokenizer.json."""
     policy: Literal["keep_first", "remove_all", "drop_document"] = "keep_first"
     """keep_first: all copies but the first in the order of the input are cut; remove_all: the first too;

@@ -29,6 +29,7 @@ from pydantic import Field
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import RecipeError
 from tilth.core.hashing import content_hash
+from tilth.core.located import Located
 from tilth.core.protocols import Verdicts
 from tilth.data import reading
 
@@ -55,7 +56,7 @@ KNOBS = {
     "curated": ["wikipedia.org"],
 }
 
-Entries = list[str] | str
+Entries = list[str] | Located
 """Entries, or the name of a file with one on each line (# begins a comment; .gz and .zst are inflated)."""
 
 LISTS = ("domains", "hosts", "urls", "words", "soft_words", "subwords", "curated")

@@ -14,10 +14,11 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from tilth.core import layers
 from tilth.core.config import Config, validate
 from tilth.core.errors import RecipeError
 from tilth.core.kinds import refuse_other_recipe
-from tilth.core.recipe import inherit, parse_overrides, set_dotted
+from tilth.core.located import locate
 from tilth.core.technique import technique, use_name
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -113,13 +114,13 @@ class DataRecipe(Config):
 
 def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) -> DataRecipe:
     """Read a data recipe with its ancestors and overrides. Raises RecipeError naming the field."""
-    data, _ = inherit(Path(path), _spell_out)
+    data, origins = layers.inherit(Path(path), _spell_out)
     refuse_other_recipe(data, "data recipe", path)
-    for dotted, value in parse_overrides(overrides).items():
-        set_dotted(data, _place(dotted, data), value)
-        data = _spell_out(data)
+    data, origins = layers.apply(data, origins, overrides, _spell_out, lambda data, dotted: [_place(dotted, data)])
     try:
-        return validate(DataRecipe, data)
+        recipe = validate(DataRecipe, data)
+        absolute = locate(recipe, data, lambda place: layers.origin_of(place, origins))
+        return recipe if absolute is None else validate(DataRecipe, absolute)
     except RecipeError as err:
         raise RecipeError(err.what, where=f"{path}: {err.where}" if err.where else str(path), fix=err.fix) from None
 
@@ -128,7 +129,7 @@ def _place(dotted: str, data: dict[str, Any]) -> str:
     """A step may be named instead of numbered: `steps.gopher_quality.min_words`, `promote.L2.quality.keep`."""
     parts = dotted.split(".")
     at = {"steps": 1, "promote": 2, "signals": 1}.get(parts[0])
-    if at is not None and len(parts) > at and not parts[at].isdigit():
+    if at is not None and len(parts) > at and not layers.is_index(parts[at]):
         steps = data.get(parts[0])
         steps = steps.get(parts[1]) if at == 2 and isinstance(steps, dict) else steps
         named = [i for i, s in enumerate(steps or []) if isinstance(s, dict) and s.get("use") == parts[at]]

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from tilth.core.config import Config
 from tilth.core.errors import RecipeError, nearest
-from tilth.core.recipe import parse_overrides, set_dotted
+from tilth.core.layers import parse_overrides, set_dotted
 from tilth.core.technique import dump, resolve
 from tilth.core.text import visible
 from tilth.data.curate.rulebook import Rulebook

@@ -14,6 +14,7 @@ from pydantic import Field
 from tilth.core.config import Config
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, file_hash
+from tilth.core.located import Located
 from tilth.data import reading
 from tilth.data.finding import find, uncompressed
 
@@ -41,12 +42,12 @@ class Example(NamedTuple):
 
 
 class Examples(Config):
-    """Where labelled texts lie. Paths are files, folders or patterns, relative to the current directory; JSON lines
+    """Where labelled texts lie. Paths are files, folders or patterns; JSON lines
     (plain, .gz, .zst) hold one text per line, any other file is one text."""
 
-    labelled: list[str] = []
+    labelled: list[Located] = []
     """JSON-lines files whose lines carry their label."""
-    files: dict[str, list[str]] = {}
+    files: dict[str, list[Located]] = {}
     """Label -> files all of whose texts have it, such as `{positive: [good/], negative: [pool.jsonl.zst]}`."""
     text_field: str = "text"
     """Field of a line that holds the text."""

@@ -24,6 +24,7 @@ from pydantic import Field, model_validator
 from tilth.core.config import Config
 from tilth.core.errors import DataError, RecipeError, nearest
 from tilth.core.hashing import content_hash, source_hash
+from tilth.core.located import Located
 from tilth.data.native import linear_text
 from tilth.data.native.buffers import texts
 from tilth.data.native.hashing import mix
@@ -63,7 +64,7 @@ class Learning(Config):
     rounds: int = Field(1, ge=1, le=10)
     """Trainings. After each but the last the model labels the texts of `pool` and those it is surest of join the
     examples (iterated distillation, as BaichuanSEED does: arXiv:2408.15079)."""
-    pool: list[str] = []
+    pool: list[Located] = []
     """Files of unlabelled texts for `rounds`."""
     surest: float = Field(0.1, gt=0, le=0.5)
     """Share of the pool's texts that joins each label per round: those with the highest probability of it."""
@@ -258,8 +259,8 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray:
 class Classifier(Config):
     """A classifier by what makes it: the folder of a trained one, or examples it is trained from once."""
 
-    model: str | None = None
-    """Folder of a trained classifier, relative to the current directory."""
+    model: Located | None = None
+    """Folder of a trained classifier."""
     examples: Examples | None = None
     """Labelled texts to train one from; the model is kept in the cache under the key of their content."""
     learning: Learning = Learning()

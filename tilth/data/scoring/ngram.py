@@ -15,6 +15,7 @@ from pydantic import Field
 from tilth.core.config import Config
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, source_hash
+from tilth.core.located import Located
 from tilth.data.native import linear_text, ngram_text
 from tilth.data.native.buffers import texts
 from tilth.data.native.linear_text import Spans
@@ -29,8 +30,8 @@ KIND = "ngram"
 class Fitting(Config):
     """What an n-gram model is made from."""
 
-    reference: list[str] = Field(min_length=1)
-    """Files of text of the wanted kind: files, folders or patterns, relative to the current directory."""
+    reference: list[Located] = Field(min_length=1)
+    """Files of text of the wanted kind: files, folders or patterns."""
     text_field: str = "text"
     """Field that holds the text in JSON lines."""
     unit: Literal["word", "byte"] = "word"

@@ -8,7 +8,7 @@ from typing import Any
 
 from tilth.core.config import validate
 from tilth.core.errors import DataError
-from tilth.core.recipe import parse_overrides
+from tilth.core.layers import parse_overrides
 from tilth.core.rundir import whole_dir
 
 from . import linear

@@ -20,6 +20,7 @@ from pydantic import Field
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
+from tilth.core.located import Located
 from tilth.data.native import ngram_text
 from tilth.data.native.buffers import texts
 from tilth.data.native.linear_text import Spans
@@ -40,9 +41,9 @@ TINY = 1e-8
 class Config(BaseConfig):
     """Of which targets against which source."""
 
-    targets: dict[str, list[str]] = Field(min_length=1)
+    targets: dict[str, list[Located]] = Field(min_length=1)
     """Name of a target (`books`, `wikipedia`) -> files of its text."""
-    source: list[str] = Field(min_length=1)
+    source: list[Located] = Field(min_length=1)
     """Files of text of the kind one selects from."""
     text_field: str = "text"
     """Field that holds the text in JSON lines."""

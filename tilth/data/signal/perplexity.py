@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from tilth.core.config import Config as BaseConfig
+from tilth.core.located import Located
 from tilth.data.scoring import examples, ngram
 
 CARD = {
@@ -37,8 +38,8 @@ class Config(BaseConfig):
 
     name: str = Field("reference", pattern=r"^[a-z][a-z0-9_]*$")
     """Part of the columns' names."""
-    model: str | None = None
-    """Folder of a fitted model, relative to the current directory."""
+    model: Located | None = None
+    """Folder of a fitted model."""
     fit: ngram.Fitting | None = None
     """What to fit one to; it is kept in the cache under the key of the reference's content."""
     head: float | None = Field(None, gt=0)

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import RecipeError
+from tilth.core.located import Located
 from tilth.data.native.redpajama import COLUMNS, WHOLE, RedPajama
 from tilth.data.signal.stop_words import SMART
 
@@ -47,9 +48,9 @@ class Config(BaseConfig):
 
     stop_words: list[str] | None = None
     """Words that count as stop words, as they stand in the text; null: the English SMART list, as RedPajama's."""
-    bad_words: str | None = None
+    bad_words: Located | None = None
     """File with a word or phrase a line, in lower case without punctuation, such as LDNOOBW's; null: no such column."""
-    blocklist: str | None = Field(None)
+    blocklist: Located | None = Field(None)
     """JSON file of an object domain -> number of its category, such as UT1's; null: no such column."""
 
     def columns(self) -> dict[str, str]:

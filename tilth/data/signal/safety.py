@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.hashing import content_hash
+from tilth.core.located import Located
 from tilth.data.native.buffers import texts
 from tilth.data.scoring import examples, linear, safety
 from tilth.data.scoring.examples import Examples
@@ -44,11 +45,11 @@ CARD = {
 class Config(BaseConfig):
     """Which classifier, and when a level applies."""
 
-    model: str | None = None
-    """Folder of a trained classifier of the labels 0 to 5, relative to the current directory."""
+    model: Located | None = None
+    """Folder of a trained classifier of the labels 0 to 5."""
     examples: Examples | None = None
     """Texts labelled 0 to 5 to train one from; null and no `model`: the synthetic sentences."""
-    safe: list[str] = []
+    safe: list[Located] = []
     """Files of ordinary text that is taken as safe while training, beside the examples; a classifier that knows the
     words of ordinary text raises fewer false alarms."""
     learning: Learning = Learning(dim=32, lr=1.0, epochs=20, buckets=200_000, held_out=0.25)

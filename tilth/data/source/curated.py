@@ -20,6 +20,7 @@ from pydantic import Field
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
+from tilth.core.located import Located
 from tilth.core.rundir import read_json
 from tilth.data.document import BATCH_DOCUMENTS, SCHEMA, SourceLedger
 
@@ -37,7 +38,7 @@ CARD = {
 class Config(BaseConfig):
     """Which data run, and which of its documents."""
 
-    path: str = Field(min_length=1)
+    path: Located = Field(min_length=1)
     """Directory of the data run."""
     tiers: list[Literal["L1", "L2", "L3", "L4"]] = Field(["L1"], min_length=1)
     """Tiers whose documents are read, one after the other. Of several, a document that climbed is read where it came

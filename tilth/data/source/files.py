@@ -22,6 +22,7 @@ from pydantic import Field
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
+from tilth.core.located import Located
 from tilth.data import reading
 from tilth.data.charset import decode_html
 from tilth.data.cutting import Piece, plan
@@ -72,8 +73,8 @@ class Entry(NamedTuple):
 class Config(BaseConfig):
     """Which files, and how they fall into documents."""
 
-    path: str | list[str] = Field(min_length=1)
-    """Files, folders or patterns (`data/**/*.md`), relative to the current directory, or URLs of them."""
+    path: Located | list[Located] = Field(min_length=1)
+    """Files, folders or patterns (`data/**/*.md`), or URLs of them."""
     text_field: str = "text"
     """Field or column of JSON lines and Parquet that holds the text."""
     id_field: str | None = None

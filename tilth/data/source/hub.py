@@ -21,6 +21,7 @@ from pydantic import Field
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
+from tilth.core.located import LocatedOrName
 from tilth.data import reading
 from tilth.data.document import Document, SourceLedger, batches, document_id, excerpt
 from tilth.data.reading import Unreadable
@@ -42,7 +43,7 @@ CARD = {
 class Config(BaseConfig):
     """Which dataset, and what its columns mean."""
 
-    path: str = Field(min_length=1)
+    path: LocatedOrName = Field(min_length=1)
     """Name on the hub (`owner/name`) or a folder."""
     subset: str | None = None
     """Configuration of the dataset ("en", "20231101.de"); null: its default."""

@@ -18,6 +18,7 @@ from pydantic import Field
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
+from tilth.core.located import Located
 from tilth.data import mds, reading
 from tilth.data.document import Document, SourceLedger, batches, document_id
 from tilth.data.reading import Unreadable
@@ -39,7 +40,7 @@ CARD = {
 class Config(BaseConfig):
     """Which data set, and which of its columns."""
 
-    path: str = Field(min_length=1)
+    path: Located = Field(min_length=1)
     """A folder that holds index.json."""
     text_field: str = "text"
     """Column that holds the text."""

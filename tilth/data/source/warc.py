@@ -28,6 +28,7 @@ from pydantic import Field
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
+from tilth.core.located import Located
 from tilth.data import reading
 from tilth.data.charset import decode_html
 from tilth.data.document import Document, SourceLedger, batches, document_id, excerpt
@@ -56,7 +57,7 @@ HTML = ("text/html", "application/xhtml+xml")
 class Config(BaseConfig):
     """Which archives, and which of their records."""
 
-    path: str | list[str] = Field(min_length=1)
+    path: Located | list[Located] = Field(min_length=1)
     """Files, folders, patterns or URLs."""
     suffixes: list[str] = Field([".warc", ".wet"], min_length=1)
     """Files of a folder that are read, with or without .gz or .zst after it; files and patterns you name always are."""

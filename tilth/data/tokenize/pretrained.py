@@ -16,6 +16,7 @@ from pydantic import Field
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, source_hash
+from tilth.core.located import Located
 from tilth.core.rundir import whole_dir
 from tilth.data import tokenizer as shared
 from tilth.data.tokenizer import Tokenizer
@@ -34,7 +35,7 @@ CARD = {
 class Config(BaseConfig):
     """Knobs of a pretrained tokenizer."""
 
-    path: str = Field(min_length=1)
+    path: Located = Field(min_length=1)
     """A directory that holds tokenizer.json (a released model, a run's `tokenizer/`), or the file itself."""
     bos: str | None = None
     """Token that begins documents; null: the one the files beside tokenizer.json name, if any."""
