@@ -54,6 +54,8 @@ def plain_words(text: str) -> list[str]:
 def test_hits_equal_a_comparison_of_all_n_grams(
     tmp_path_factory: pytest.TempPathFactory, items: list[str], rows: list[str], n: int
 ) -> None:
+    if not any(len(plain_words(item)) >= n for item in items):
+        items = [*items, "x y z w"]
     built = step(tmp_path_factory.mktemp("sets"), items, rule="llama3", ngram=n)
     verdicts = built.judge(batch(rows))
     assert verdicts.keep.all() and verdicts.text is None and not verdicts.edits
@@ -77,7 +79,9 @@ def test_hits_equal_a_comparison_of_all_n_grams(
 
 
 @given(
-    st.lists(st.text(alphabet=st.one_of(st.sampled_from("aB-. \nİΣȺ"), st.characters(codec="utf-8")), max_size=20)),
+    st.lists(
+        st.text(alphabet=st.one_of(st.sampled_from("aB-. \nİΣȺ漢กิあ、’"), st.characters(codec="utf-8")), max_size=20)
+    ),
     st.integers(2, 4),
 )
 def test_flags_equal_their_plain_twin(rows: list[str], n: int) -> None:
@@ -90,11 +94,14 @@ def test_flags_equal_their_plain_twin(rows: list[str], n: int) -> None:
         )
 
 
-@given(st.text(alphabet=st.one_of(st.sampled_from("aB1,.-'`´ \n\x1cΣİ"), st.characters(codec="utf-8")), max_size=30))
+@given(
+    st.text(alphabet=st.one_of(st.sampled_from("aB1,.-'`´ \n\x1cΣİ漢กิが。"), st.characters(codec="utf-8")), max_size=30)
+)
 def test_words_after_normalisation_are_those_of_the_whole_text(text: str) -> None:
     built = Decontaminate.__new__(Decontaminate)
     built._form = "normal"
-    assert [w.word for w in built.words(text)] == minhash.words(text).split()
+    whole = minhash.words(ngrams.spaced(text))
+    assert [w.word for w in built.words(text)] == whole.split() == [w.word for w in ngrams.words(whole, False)]
 
 
 def test_thirteen_words_are_found_and_twelve_are_not(tmp_path: Path) -> None:
@@ -255,13 +262,149 @@ def test_hits_of_a_run_are_summed_whether_documents_stayed_or_went(tmp_path: Pat
 def test_says_what_is_wrong_with_a_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not there"):
         Config(sets={"x": EvalSet(path=str(tmp_path / "no.jsonl"))}).build()
-    with pytest.raises(DataError, match="'text' is no text"):
+    with pytest.raises(DataError, match=r"no item .* text in its field 'text'.*the first item has question"):
         Config(sets={"x": EvalSet(path=write(tmp_path / "a.jsonl", [{"question": "?"}]))}).build()
     (tmp_path / "b.jsonl").write_text('{"text": "a"}\n{"text"\n')
     with pytest.raises(DataError, match="line 2"):
         Config(sets={"x": EvalSet(path=str(tmp_path / "b.jsonl"))}).build()
     with pytest.raises(RecipeError):
         resolve("curate", {"use": "decontaminate", "sets": {}})
+
+
+def test_items_without_an_n_gram_are_said_and_a_set_of_them_is_refused(tmp_path: Path) -> None:
+    short, long = "What is the capital of France?", " ".join(salad(random.Random(3), 13))
+    built = step(tmp_path, [short, long], rule="gpt3")
+    assert built.notices == [
+        "exam: 1 of 2 items are shorter than 13 words and not protected, such as item 0 (what is the capital of france)"
+    ]
+    assert built.met().to_dict()["exam"]["too_short"] == 1
+    with pytest.raises(DataError, match=r"no item .* n-gram of 13 words \(the longest has 6\).*`ngram: 6`"):
+        step(tmp_path, [short, "Two words"], rule="gpt3")
+    assert not step(tmp_path, [short], rule="gpt3", ngram=6).notices
+    with pytest.raises(DataError, match="holds no items"):
+        step(tmp_path, [])
+    with pytest.raises(DataError, match="left out as frequent"):
+        step(tmp_path, [long] * 3, max_items=2)
+    ten = " ".join(salad(random.Random(4), 10))  # llama2 begins with ten words and wants eleven
+    with pytest.raises(DataError, match="n-gram of 11 words"):
+        step(tmp_path, [ten], rule="llama2")
+    two = Config(  # each stretch by itself: two choices of seven words have no n-gram of eight
+        sets={"x": EvalSet(path=write(tmp_path / "c.jsonl", [{"c": [ten[:40], ten[:40]]}]), fields=["c"])}, ngram=4
+    )
+    assert two.build().met().to_dict()["x"]["too_short"] == 0
+    with pytest.raises(DataError, match="the longest has 4"):
+        two.model_copy(update={"ngram": 5}).build()
+
+
+def contaminated(built: Decontaminate, text: str) -> list[int]:
+    return sorted({hit["item"] for hit in built.judge(batch([text])).metadata["contamination"][0] or []})
+
+
+def test_scripts_without_spaces_are_cut_by_character(tmp_path: Path) -> None:
+    items = [
+        "世界经济史是一部基于假象的连续剧。要获得财富",
+        "吾輩は猫である。名前はまだ無い。どこで生れたか",
+        "ประเทศไทยมีเมืองหลวงชื่อกรุงเทพมหานคร",
+        "ကျွန်တော်တို့သည်မနက်ဖြန်ရန်ကုန်မြို့သို့သွားမည်",
+    ]
+    around = "码头上没有人着急，老人用蓝线补网，讲起童年的风暴。"
+    for rule in ("gpt3", "palm", "llama2", "llama3", "datatrove"):
+        built = step(tmp_path, items, rule=rule, action="report", coverage=0.0)
+        assert not built.notices
+        for number, item in enumerate(items):
+            assert contaminated(built, f"{around}{item}{around}") == [number], (rule, item)
+        assert contaminated(built, around * 20 + "and English words " * 9) == []
+    whole = step(tmp_path, items, rule="dolma")
+    assert contaminated(whole, f"{around}\n{items[0]}\n{around}") == [0] and not contaminated(whole, around + items[0])
+    cut = step(tmp_path, items[:1], around=0, min_piece=0).judge(batch([f"{around}{items[0]}{around}"]))
+    assert cut.text is not None and cut.text[0].as_py() == f"{around}\n\n{around}"
+
+
+def test_words_of_mixed_scripts() -> None:
+    def cut(text: str, bare: bool) -> list[str]:
+        return [w.word for w in ngrams.words(text, bare)]
+
+    assert cut("Ich sah 東京タワー、2回。Don’t “ask” – กิน", True) == (
+        ["ich", "sah", *"東京タワー", "2", "回", "dont", "ask", "กิ", "น"]
+    )
+    assert cut("a、b c。漢", False) == ["a、b", "c。", "漢"]
+    for word in ngrams.words("x漢字 กินyz", False):
+        assert "x漢字 กินyz"[word.start : word.stop] == word.word
+
+
+def test_lists_numbers_and_nulls_are_read(tmp_path: Path) -> None:
+    choices = [" ".join(salad(random.Random(i), 14)) for i in range(3)]
+    rows = [
+        {"q": "Which?", "choices": [choices[0], None, 7], "answer": 0},
+        {"q": "Which?", "choices": {"text": [choices[1]], "label": ["A"]}, "answer": None},
+        {"q": choices[2], "choices": None, "answer": 3.5},
+    ]
+    path = write(tmp_path / "exam.jsonl", rows)
+    built = Config(sets={"exam": EvalSet(path=path, fields=["q", "choices", "answer"])}).build()
+    assert [contaminated(built, f"so {c} it is") for c in choices] == [[0], [1], [2]]
+    assert not built.notices
+    with pytest.raises(DataError, match=r"no item .* field 'missing'"):
+        Config(sets={"exam": EvalSet(path=path, fields=["q", "missing"])}).build()
+
+
+def test_any_source_is_an_evaluation_set(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    items = [" ".join(salad(random.Random(i), 15)) for i in range(2)]
+    rows = [{"q": items[0], "choices": ["x", items[1]]}]
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    write(folder / "a.jsonl", rows)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "b.parquet")
+    lines = {"use": "files", "path": str(folder / "a.jsonl"), "text_field": "q", "metadata_fields": ["choices"]}
+    table = {**lines, "path": str(folder / "b.parquet")}
+    asked: list[dict[str, Any]] = [
+        {"path": str(folder / "a.jsonl"), "fields": ["q", "choices"]},
+        {"path": str(folder / "b.parquet"), "fields": ["q", "choices"]},
+        {**lines, "fields": ["text", "choices"]},
+        {"source": table, "fields": ["text", "choices"]},
+    ]
+    for one in asked:
+        config = resolve("curate", {"use": "decontaminate", "sets": {"exam": one}})
+        built = config.build()
+        assert [contaminated(built, item) for item in items] == [[0], [0]], one
+        before = config.fingerprint()
+        again = resolve("curate", {"use": "decontaminate", **json.loads(config.model_dump_json())})
+        assert again.fingerprint() == before  # a resolved recipe is read again
+    both = Config(sets={"exam": EvalSet(path=str(folder), fields=["q"])}).build()
+    assert both.met().to_dict()["exam"]["items"] == 2
+    before = config.fingerprint()
+    pq.write_table(pa.Table.from_pylist(rows * 2), folder / "b.parquet")
+    assert config.fingerprint() != before
+    with pytest.raises(RecipeError, match="exactly one of path, source"):
+        resolve("curate", {"use": "decontaminate", "sets": {"exam": {"fields": ["q"]}}})
+    write(folder / "a.jsonl", [{"q": None, "choices": []}, *rows])
+    with pytest.raises(DataError, match="cannot be read"):  # what is not read is not protected
+        resolve("curate", {"use": "decontaminate", "sets": {"exam": lines}}).build()
+
+
+def test_a_run_says_what_is_not_protected_before_it_reads(tmp_path: Path) -> None:
+    from tilth.data.engine.recipe import DataRecipe
+    from tilth.data.engine.run import run
+    from tilth.report import data_page
+
+    long = " ".join(salad(random.Random(5), 20))
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.jsonl", [{"text": long}, {"text": "Other words. " * 40}])
+    sets = {"exam": {"path": write(tmp_path / "exam.jsonl", [{"text": long}, {"text": "too short"}])}}
+    asked = {
+        "name": "x",
+        "sources": {"a": {"use": "files", "path": str(tmp_path / "in")}},
+        "steps": [{"use": "decontaminate", "sets": sets}],
+    }
+    said: list[str] = []
+    done = run(DataRecipe.model_validate(asked), root=tmp_path / "runs", engine="inline", say=said.append)
+    notice = "exam: 1 of 2 items are shorter than 13 words and not protected, such as item 1 (too short)"
+    assert said.index(f"00-decontaminate: {notice}") < next(i for i, s in enumerate(said) if s.startswith("read:"))
+    assert done.ledger["notices"] == {"00-decontaminate": [notice]}
+    exam = done.ledger["accounts"]["00-decontaminate"]["exam"]
+    assert (exam["items"], exam["too_short"], exam["touched"], exam["documents"]) == (2, 1, 1, 1)
+    assert notice in data_page.write(done.dir).read_text()
 
 
 def test_hashes_of_n_grams_are_those_of_words_in_order() -> None:

@@ -89,6 +89,9 @@ class CurateStep(Protocol):
                       for small corpora in one process
         across        `sketch`, `rounds` and `judge`: sees all documents at once through small records of each
                       (`tilth.data.engine.across`)
+
+        It may also have `notices`, sentences said before anything is read, and `account(run) -> dict`, what it has to
+        say of a finished data run besides its decisions: plain data for the ledger, under its label.
         """
 
 

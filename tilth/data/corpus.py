@@ -136,7 +136,8 @@ def _key(corpus: Corpus) -> str:
     code = source_hash(*(sys.modules[m] for m in modules), document, finding, python_text, reading)
     sources = [[name, dump(s), s.fingerprint()] for name, s in corpus.sources.items()]  # type: ignore[attr-defined]
     steps = [dump(step) for step in corpus.curate]
-    return content_hash([sources, steps, corpus.holdout.model_dump(), corpus.on_error, code])
+    reads = list(steps_module.fingerprints((use_name(step), step) for step in corpus.curate))
+    return content_hash([sources, steps, reads, corpus.holdout.model_dump(), corpus.on_error, code])
 
 
 def _cached(target: Path, say: Callable[[str], None]) -> Documents | None:

@@ -65,6 +65,8 @@ def render(result: Result) -> str:
             gone={n: {w: sum(b[w].values()) for w in ("dropped", "quarantined")} for n, b in books.items()},
             tiers=result.ledger["tiers"],
             stayed=result.ledger["stayed_below"],
+            notices=result.ledger["notices"],
+            accounts=result.ledger["accounts"],
             funnel=funnel(result),
             facts=facts,
             histograms=list(histograms(result)),

@@ -2,7 +2,7 @@
 
 | rule      | n-grams                                            | document counts if           | then   |
 |-----------|----------------------------------------------------|------------------------------|--------|
-| gpt3      | 13 words, lower case, no ASCII punctuation         | any stands in it             | cut    |
+| gpt3      | 13 words, lower case, no punctuation               | any stands in it             | cut    |
 | palm      | 8 such words                                       | 70 % of an item's n-grams do | drop   |
 | llama2    | 11 such words or more, 4 may differ after the 10th | 80 % of an item's words do   | drop   |
 | llama3    | 8 such words                                       | any stands in it             | report |
@@ -21,15 +21,17 @@ What was found is in the document's metadata, `contamination`: a list of {set, i
 item), size (words of the item), start, stop (characters of the document before this step), text}. `Decontaminate.met()`
 sums these up per set: items met to .2, .5, .8 of their words.
 
-Fails when: an item is paraphrased, translated or shorter than an n-gram (counted, `too_short`), or written without
-spaces.
+A character of a script that is written without spaces (Chinese, Japanese, Thai, …) counts as a word. Items shorter than
+an n-gram are said before anything is read and counted in the report; a set without one n-gram is refused.
+
+Fails when: an item is paraphrased, translated or shorter than an n-gram.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,14 +40,17 @@ import pyarrow as pa
 from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
+from tilth.core.errors import DataError
 from tilth.core.located import Located
 from tilth.core.protocols import Edit, Verdicts
+from tilth.data.document import excerpt
 from tilth.data.native import minhash, ngrams
 from tilth.data.native.buffers import texts
 from tilth.data.native.ngrams import Word
 
-from . import evaluation
-from .evaluation import RULES, Action, EvalSet, Item, Met, Span
+from . import evaluation, items, steps
+from .evaluation import RULES, Action, Met, Span
+from .items import EvalSet, Item
 
 CARD = {
     "title": "Decontamination by n-grams",
@@ -91,8 +96,13 @@ class Config(BaseConfig):
     general_count: int = Field(10, ge=1)
     """So many of its documents make an n-gram frequent."""
 
+    def fingerprint(self) -> list[Any]:
+        """Of the items: of each set's files or source, and of the general text."""
+        sets = [[n, s.source.fingerprint() if s.source else list(steps.stamps(s.path))] for n, s in self.sets.items()]
+        return [sets, list(steps.stamps(self.general))]
+
     def build(self) -> Decontaminate:
-        """The step. Raises DataError for a set that cannot be read."""
+        """The step. Raises DataError for a set that cannot be read or has no n-gram."""
         return Decontaminate(self)
 
 
@@ -110,15 +120,54 @@ class Decontaminate:
         self.edits = self._action == "cut"
         # llama2: a match begins with n - 1 equal words; dolma: a paragraph is looked up by its first n words
         seed = self._length - 1 if config.rule == "llama2" else self._length
-        items = evaluation.load(config.sets, self._stretches)
+        found = items.load(config.sets, self._stretches)
         general: Iterable[list[str]] = ()
         if config.general is not None:
-            general = ([w.word for w in self.words(t)] for t in evaluation.texts(Path(config.general), "text"))
-        self.index = evaluation.index(items, seed, config.max_items, general, config.general_count)
+            rows = items.of_lines(Path(config.general).expanduser())
+            general = ([w.word for w in self.words(t)] for row in rows if isinstance(t := row.get("text"), str))
+        self.index = evaluation.index(found, seed, config.max_items, general, config.general_count)
+        self.notices = [line for name in config.sets for line in self._unprotected(name)]
 
     def met(self) -> Met:
         """An empty count of how much of each item was met; add the metadata of documents to it."""
-        return Met.of(self.index)
+        return Met(self.index.items, self._length)
+
+    def account(self, run: Path) -> dict[str, Any]:
+        """Set -> what of it was met in a data run: see `Met.to_dict`."""
+        met = self.met()
+        met.add_run(run)
+        return met.to_dict()
+
+    def _unprotected(self, name: str) -> Iterator[str]:
+        """What the n-grams do not protect of a set. Raises DataError if that is all of it."""
+        of_set = [(i, item) for i, item in enumerate(self.index.items) if item.set == name]
+        longest = max(item.longest for _, item in of_set)
+        if longest < self._length:
+            raise DataError(
+                f"no item of this evaluation set has an n-gram of {self._length} words (the longest has {longest}), "
+                "so nothing of it would be protected.",
+                where=f"decontaminate.sets.{name}",
+                fix=f"`ngram: {longest}` would protect the longest; shorter n-grams stand in more documents by chance."
+                if longest > 1
+                else "Name other fields, or leave the set out.",
+            )
+        there = set(self.index.places[:, 0].tolist())
+        short = [item for _, item in of_set if item.longest < self._length]
+        common = [item for i, item in of_set if item.longest >= self._length and i not in there]
+        if len(short) + len(common) == len(of_set):
+            raise DataError(
+                f"all n-grams of this evaluation set are left out as frequent ({len(self.index.excluded):,}), so "
+                "nothing of it would be protected.",
+                where=f"decontaminate.sets.{name}",
+                fix="Raise `max_items` or `general_count`.",
+            )
+        for some, why in ((short, f"shorter than {self._length} words"), (common, "made of frequent n-grams alone")):
+            if some:
+                shown = excerpt(" ".join(some[0].words), 60)
+                yield (
+                    f"{name}: {len(some):,} of {len(of_set):,} items are {why} and not protected, such as item "
+                    f"{some[0].number} ({shown})"
+                )
 
     def judge(self, batch: pa.RecordBatch, signals: pa.RecordBatch | None = None) -> Verdicts:
         """Look for items in the documents, record them, and do as the rule says."""
@@ -192,23 +241,24 @@ class Decontaminate:
                 spans.append(Span(item, start, start - shift, stop - start))
         return spans
 
-    def _stretches(self, fields: dict[str, str], one: EvalSet) -> list[list[str]]:
+    def _stretches(self, fields: dict[str, list[str]], one: EvalSet) -> list[list[str]]:
         if self._config.rule == "dolma":
-            lines = (line.strip() for text in fields.values() for line in text.split("\n"))
+            lines = (line.strip() for texts in fields.values() for text in texts for line in text.split("\n"))
             found = [[w.word for w in self.words(line)] for line in lines]
-            return [f for f in found if len(f) >= self._length]
-        words = {name: [w.word for w in self.words(text)] for name, text in fields.items()}
+            return [f for f in found if len(f) >= self._length] or found
+        words = {name: [[w.word for w in self.words(text)] for text in texts] for name, texts in fields.items()}
         if self._config.rule != "datatrove" or one.label is None:
-            return list(words.values())
-        label = words.pop(one.label)
-        question = [w for name in one.fields for w in words.get(name, [])]
+            return [stretch for stretches in words.values() for stretch in stretches]
+        label = [w for stretch in words.pop(one.label) for w in stretch]
+        question = [w for name in one.fields for stretch in words.get(name, []) for w in stretch]
         if self._config.question:
             return [question + label]
         return [question[max(0, len(question) - self._length + 1) :] + label]
 
     def _flag(self, column: pa.Array) -> np.ndarray:
         if self._form == "normal":
-            column = pa.array(minhash.parted(column), pa.large_string())
+            apart = pa.array([ngrams.spaced(text) for text in column.to_pylist()], pa.large_string())
+            column = pa.array(minhash.parted(apart), pa.large_string())
         return ngrams.flag(texts(column), self._form == "bare", self.index.length, self.index.keys)
 
     def _share(self, spans: list[Span]) -> tuple[float, int]:

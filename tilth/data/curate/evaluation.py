@@ -1,29 +1,25 @@
-"""Evaluation sets as decontamination sees them: items in words, their n-grams, and how much of each was met."""
+"""Evaluation sets as decontamination sees them: the n-grams of their items, and how much of each was met."""
 
 from __future__ import annotations
 
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
-from pydantic import Field
 
-from tilth.core.config import Config
-from tilth.core.errors import DataError
-from tilth.core.located import Located
 from tilth.data.native import ngrams
 from tilth.data.native.ngrams import Word
-from tilth.data.reading import Limits, Unreadable, chunks, parse_object, records
+
+from .items import Item
 
 LEVELS = (0.2, 0.5, 0.8)
 """Shares of an item from which on it is counted as met: clean below .2, dirty from .8 on (Llama 2, section A.6)."""
-_LIMITS = Limits(document_bytes=64 << 20, ratio=200.0, inflated_bytes=64 << 30)
 _LISTED = 1000
 
 Action = Literal["report", "cut", "drop"]
@@ -45,36 +41,6 @@ RULES = {
     "dolma": Preset(13, "raw", "drop"),
     "datatrove": Preset(12, "normal", "drop"),
 }
-
-
-class EvalSet(Config):
-    """Where the items of an evaluation set stand."""
-
-    path: Located = Field(min_length=1)
-    """A JSON Lines file, .gz or .zst or neither; one item a line."""
-    fields: list[str] = Field(["text"], min_length=1)
-    """Fields with text to protect, or the question where there is a `label`."""
-    label: str | None = None
-    """Field with the answer (rule datatrove)."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One item: stretches of words, none of whose n-grams reaches into the next."""
-
-    set: str
-    number: int
-    """Its line in the file, from 0."""
-    words: tuple[str, ...]
-    ends: tuple[int, ...]
-    """Where each stretch ends among the words."""
-
-    def starts(self, length: int) -> Iterator[int]:
-        """First words of its n-grams."""
-        first = 0
-        for end in self.ends:
-            yield from range(first, end - length + 1)
-            first = end
 
 
 @dataclass
@@ -103,51 +69,6 @@ class Index:
             for item, first in self.places[self.starts[at[place]] : self.starts[at[place] + 1]].tolist():
                 if self.items[item].words[first : first + self.length] == here:  # so a hash never decides
                     yield place, item, first
-
-
-def load(sets: dict[str, EvalSet], stretches: Callable[[dict[str, str], EvalSet], list[list[str]]]) -> list[Item]:
-    """Items of all sets in order. `stretches` gives the words of an item's fields.
-
-    Raises DataError naming a file, line or field that is missing or damaged.
-    """
-    items = []
-    for name, one in sets.items():
-        wanted = [*one.fields, *([one.label] if one.label else [])]
-        for number, row in enumerate(_rows(Path(one.path).expanduser())):
-            texts = {}
-            for key in wanted:
-                value = row.get(key)
-                if not isinstance(value, str):
-                    raise DataError(
-                        f"the field '{key}' is no text.",
-                        where=f"{one.path}, item {number}",
-                        fix=f"Name another in sets.{name}.fields; this item has {', '.join(sorted(row))}.",
-                    )
-                texts[key] = value
-            found = stretches(texts, one)
-            ends = np.cumsum([len(f) for f in found], dtype=np.int64).tolist()
-            items.append(Item(name, number, tuple(w for f in found for w in f), tuple(ends)))
-    return items
-
-
-def texts(path: Path, key: str) -> Iterator[str]:
-    """A field of a JSON Lines file's rows; rows without it are passed over."""
-    for row in _rows(path.expanduser()):
-        if isinstance(row.get(key), str):
-            yield row[key]
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    number = 0
-    if not path.is_file():
-        raise DataError("this file of items is not there.", where=str(path), fix="Mend its path.")
-    try:
-        for record in records(chunks(path, _LIMITS), b"\n", _LIMITS.document_bytes):
-            number = record.number
-            if record.data.strip():
-                yield parse_object(bytes(record.data).decode())
-    except (Unreadable, UnicodeDecodeError, ValueError) as err:
-        raise DataError(f"this file of items cannot be read: {err}.", where=f"{path}, line {number}") from None
 
 
 def index(
@@ -198,19 +119,15 @@ def index(
 class Met:
     """How much of each item any document holds: the report's other direction. Sums over documents and parts."""
 
-    def __init__(self, items: dict[str, list[int]], length: int) -> None:
-        """`items`: words of each item by set; `length`: an item with fewer has no n-gram."""
-        self._items, self._length = items, length
+    def __init__(self, items: Iterable[Item], length: int) -> None:
+        """`length`: words of an n-gram; an item without a stretch of so many has none."""
+        self._sizes: dict[str, list[int]] = {}
+        self._short: Counter[str] = Counter()
+        for item in items:
+            self._sizes.setdefault(item.set, []).append(len(item.words))
+            self._short[item.set] += item.longest < length
         self._met: dict[tuple[str, int], set[int]] = {}
         self._documents: Counter[str] = Counter()
-
-    @classmethod
-    def of(cls, index: Index) -> Met:
-        """Nothing met yet of an index."""
-        items: dict[str, list[int]] = {}
-        for item in index.items:
-            items.setdefault(item.set, []).append(len(item.words))
-        return cls(items, index.length)
 
     def add(self, hits: Iterable[dict[str, Any]] | str) -> None:
         """Count the hits of one document (its metadata `contamination`, or all its metadata as JSON)."""
@@ -241,12 +158,12 @@ class Met:
         """Per set: items, those too short for an n-gram, training documents touched, items touched, items whose words
         were met to at least each of `LEVELS`, and the items met most."""
         out = {}
-        for name, sizes in self._items.items():
+        for name, sizes in self._sizes.items():
             shares = {i: len(met) / sizes[i] for (of, i), met in self._met.items() if of == name}
             most = sorted(shares.items(), key=lambda row: (-row[1], row[0]))[:_LISTED]
             out[name] = {
                 "items": len(sizes),
-                "too_short": sum(size < self._length for size in sizes),
+                "too_short": self._short[name],
                 "documents": self._documents[name],
                 "touched": len(shares),
                 "covered": {str(level): sum(share >= level for share in shares.values()) for level in LEVELS},

@@ -6,8 +6,10 @@ Used by the main job (`tilth.data.corpus`, small corpora in one process) and by 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -31,6 +33,37 @@ def kind(step: Any) -> Kind:
 def needs(step: Any) -> list[Config]:
     """Configurations of the signal techniques a built step reads: its `needs`, names or configurations."""
     return [resolve("signal", need) for need in getattr(step, "needs", ())]
+
+
+def notices(step: Any) -> list[str]:
+    """What a built step says before anything is read, such as what it cannot do with the settings it has."""
+    return list(getattr(step, "notices", ()))
+
+
+def account(step: Any, run: Path) -> dict[str, Any]:
+    """What a built step has to say of a data run besides its decisions; {} for most."""
+    return step.account(run) if hasattr(step, "account") else {}
+
+
+def fingerprints(configs: Iterable[tuple[str, Config]]) -> Iterator[tuple[str, Any]]:
+    """(label, fingerprint) of what configurations of steps, signals and tokenizers read: models, examples, evaluation
+    sets, lists. A configuration that has a fingerprint is asked; of others, the files their values name."""
+    for label, config in configs:
+        found = config.fingerprint() if hasattr(config, "fingerprint") else list(stamps(config.model_dump()))
+        if found:
+            yield label, found
+
+
+def stamps(node: Any) -> Iterator[list[Any]]:
+    """Name, size and time of each file that a value below names, or that lies in a folder it names."""
+    if isinstance(node, dict | list | tuple):
+        for inner in node.values() if isinstance(node, dict) else node:
+            yield from stamps(inner)
+    elif isinstance(node, str) and 0 < len(node) < 4096 and "\0" not in node and os.path.exists(node):
+        path = Path(node)
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                yield [str(file), file.stat().st_size, file.stat().st_mtime_ns]
 
 
 def signal_key(config: Config) -> str:

@@ -89,6 +89,13 @@ class Plan:
         ends = {p.tier: i for i, p in enumerate(out)}
         return cls(tuple(replace(p, promotes=ends[p.tier] == i and p.tier != "L1") for i, p in enumerate(out)))
 
+    @staticmethod
+    def notices(recipe: DataRecipe) -> Iterator[tuple[str, str]]:
+        """(label, sentence) of what steps say before anything is read."""
+        for _, label, config in recipe.labelled():
+            for notice in steps.notices(config.build()):  # type: ignore[attr-defined]
+                yield label, notice
+
     def last_of(self, tier: str) -> int:
         """Number of the pass that leaves the documents of a tier."""
         return max(i for i, p in enumerate(self.passes) if p.tier == tier)
@@ -135,6 +142,8 @@ def run(
             write_json(dir / "identity.json", identity)
             write_whole(dir / "recipe.yaml", recipe.to_yaml())
             say(f"{recipe.name}: {dir}")
+            for label, notice in plan.notices(recipe):
+                say(f"{label}: {notice}")
             _Job(recipe, plan, dir, engine, num_workers or cores(), say).run()
         ledger = read_json(dir / "ledger.json")
     for line in describe(ledger):
@@ -164,29 +173,14 @@ def identity_of(recipe: DataRecipe) -> dict[str, Any]:
 
 
 def _fingerprints(recipe: DataRecipe) -> Iterator[tuple[str, Any]]:
-    """Of what steps, signals and the tokenizer read: models, examples, evaluation sets, lists. A configuration that
-    has a fingerprint is asked; of others, names, sizes and times of the files their values name."""
+    """Of what steps, signals and the tokenizer read."""
     configs = [(f"signals.{i}", config) for i, config in enumerate(recipe.signals)]
     for _, label, config in recipe.labelled():
         needs = steps.needs(config.build())  # type: ignore[attr-defined]
         configs += [(label, config), *((f"{label}.{i}", need) for i, need in enumerate(needs))]
     if recipe.tokens is not None:
         configs.append(("tokenizer", recipe.tokens.tokenizer))
-    for label, config in configs:
-        found = config.fingerprint() if hasattr(config, "fingerprint") else list(_stamps(config.model_dump()))
-        if found:
-            yield label, found
-
-
-def _stamps(node: Any) -> Iterator[list[Any]]:
-    """Name, size and time of each file that a value below names, or that lies in a folder it names."""
-    if isinstance(node, dict | list | tuple):
-        for inner in node.values() if isinstance(node, dict) else node:
-            yield from _stamps(inner)
-    elif isinstance(node, str) and 0 < len(node) < 4096 and "\0" not in node and (path := Path(node)).exists():
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                yield [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+    return steps.fingerprints(configs)
 
 
 def _code() -> str:
@@ -347,7 +341,21 @@ class _Job:
             out = book["kept"] + sum(book["dropped"].values()) + sum(book["quarantined"].values())
             if book["in"] != out:
                 raise DataError(f"{book['in']} documents came in, {out} are accounted for.", where=f"sources.{name}")
-        return {"sources": sources, "tiers": tiers, "stayed_below": stayed}
+        notices: dict[str, list[str]] = {}
+        for label, notice in self.plan.notices(self.recipe):
+            notices.setdefault(label, []).append(notice)
+        accounts = {
+            label: account
+            for _, label, config in self.recipe.labelled()
+            if (account := steps.account(config.build(), self.dir))  # type: ignore[attr-defined]
+        }
+        return {
+            "sources": sources,
+            "tiers": tiers,
+            "stayed_below": stayed,
+            "notices": notices,
+            "accounts": accounts,
+        }
 
     def _clean(self) -> None:
         """Remove documents between passes: what they became is kept, and how they can be had again is known."""
@@ -388,6 +396,8 @@ def describe(ledger: dict[str, Any]) -> Iterator[str]:
         for what in ("dropped", "quarantined"):
             for reason, count in sorted(book[what].items(), key=lambda kv: (-kv[1], kv[0]))[:12]:
                 yield f"    {count:>10,}  {reason}" + (" (quarantined)" if what == "quarantined" else "")
+        for label, count in book["edited"].items():
+            yield f"    {count:>10,}  {label}: edited and kept"
     for tier, numbers in ledger["tiers"].items():
         yield f"{tier}: {numbers['documents']:,} documents, {numbers['bytes'] / 1e6:.1f} MB"
 

@@ -18,7 +18,8 @@ inline bool punctuation(uint32_t c) {
 extern "C" {
 
 // found[i] = 1 for each of n texts with a run of `length` words whose hash is among `keys` (sorted, m of them).
-// bare: words are lower-cased, without ASCII punctuation; those that are nothing else do not count.
+// A character of a script without spaces, with its marks, is a word of its own.
+// bare: words are lower-cased, without punctuation; those that are nothing else do not count.
 __attribute__((visibility("default"))) void flag(
     const uint8_t* bytes, const int64_t* offsets, int64_t n, const uint32_t* flags, const uint32_t* lower, int32_t bare,
     int64_t length, const uint64_t* keys, int64_t m, uint8_t* found) {
@@ -37,17 +38,23 @@ __attribute__((visibility("default"))) void flag(
         int64_t count = 0, slot = 0;
         while (p < end) {
             int64_t size = 0;
-            for (bool space = false; p < end && !space;) {
+            const uint8_t* const first = p;
+            for (bool space = false, alone = false; p < end && !space;) {
                 if (*p < 0x80) {
+                    if (alone) break;
                     const int16_t what = ascii[*p++];
                     space = what == -1;
                     if (what >= 0) put[size++] = static_cast<uint8_t>(what);
                 } else {
                     int step;
                     const uint32_t c = unicode::decode(p, step);
+                    const bool unspaced = flags[c] & unicode::UNSPACED, mark = flags[c] & unicode::MARK;
+                    if (alone ? !(unspaced && mark) : unspaced && !mark && p > first) break;  // the next word begins
+                    alone = alone || (unspaced && !mark);
                     p += step;
                     space = flags[c] & unicode::SPACE;
-                    if (!space) size += unicode::encode(bare ? lower[c] : c, put + size);
+                    if (!space && !(bare && flags[c] & unicode::PUNCTUATION))
+                        size += unicode::encode(bare ? lower[c] : c, put + size);
                 }
             }
             if (!size) continue;

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _CHUNK = re.compile(r"\S+")
 _BARE = str.maketrans(dict.fromkeys(string.punctuation))
+_PUNCTUATION = unicode.bit("PUNCTUATION")
 
 
 class Word(NamedTuple):
@@ -33,19 +34,49 @@ class Word(NamedTuple):
 
 
 def words(text: str, bare: bool) -> list[Word]:
-    """Runs without white space. bare: lower-cased (one code point for one, İ is i), without ASCII punctuation; what is
-    nothing else is no word, so that a dash between spaces hides nothing."""
-    found = ((m[0], m.start(), m.end()) for m in _CHUNK.finditer(text))
+    """Runs without white space; a character of a script that is written without spaces, with its marks, is a word of
+    its own. bare: lower-cased (one code point for one, İ is i), without punctuation; what is nothing else is no word,
+    so that a dash between spaces hides nothing."""
+    found = ((m[0], m.start(), m.end()) for m in (_CHUNK if text.isascii() else _chunks()).finditer(text))
     if not bare:
         return [Word(*f) for f in found]
     return [Word(w, start, stop) for raw, start, stop in found if (w := _lower(raw.translate(_BARE)))]
 
 
+def spaced(text: str) -> str:
+    """The text with its words, as `words` cuts them, apart; as it is if it has no script without spaces."""
+    if text.isascii() or not _unspaced().search(text):
+        return text
+    return " ".join(_chunks().findall(text))
+
+
 def _lower(word: str) -> str:
     if word.isascii():
         return word.lower()
-    table = unicode.lower()
-    return "".join(chr(table[ord(c)]) for c in word)
+    table, flags = unicode.lower(), unicode.flags()
+    return "".join(chr(table[ord(c)]) for c in word if not flags[ord(c)] & _PUNCTUATION)
+
+
+@functools.cache
+def _chunks() -> re.Pattern[str]:
+    alone, marks = _classes()
+    return re.compile(rf"[{alone}][{marks}]*|[^\s{alone}]+")
+
+
+@functools.cache
+def _unspaced() -> re.Pattern[str]:
+    return re.compile(f"[{_classes()[0]}]")
+
+
+def _classes() -> tuple[str, str]:
+    """Characters of scripts without spaces as classes of expressions: those that stand alone, and their marks."""
+    unspaced, mark = unicode.flags() & unicode.bit("UNSPACED") > 0, unicode.flags() & unicode.bit("MARK") > 0
+    return _class(unspaced & ~mark), _class(unspaced & mark)
+
+
+def _class(chosen: np.ndarray) -> str:
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], chosen.astype(np.int8), [0]]))).reshape(-1, 2)
+    return "".join(f"{chr(a)}-{chr(b - 1)}" for a, b in edges.tolist())
 
 
 @functools.lru_cache(1 << 20)

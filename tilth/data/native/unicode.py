@@ -18,6 +18,13 @@ import numpy as np
 
 from tilth.core import cache
 
+_UNSPACED = (
+    *("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA"),
+    *("BOPOMOFO", "YI SYLLABLE", "TANGUT", "NUSHU", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "TAI", "NEW TAI"),
+    *("JAVANESE", "BALINESE", "CHAM"),
+)
+"""How the names of letters and marks begin whose scripts are written without spaces between words."""
+
 BITS = {
     "ALPHA": str.isalpha,
     "DIGIT": str.isdigit,
@@ -36,14 +43,23 @@ BITS = {
     "NUMBER": lambda c: unicodedata.category(c)[0] == "N",
     "PUNCTUATION": lambda c: unicodedata.category(c)[0] == "P",
     "SYMBOL": lambda c: unicodedata.category(c)[0] == "S",
+    "UNSPACED": lambda c: (
+        (unicodedata.category(c)[0] in "LM" or unicodedata.category(c) == "Nl")
+        and unicodedata.name(c, "").startswith(_UNSPACED)
+    ),
 }
 """Name -> test of one character; bit i of `flags()` is the i-th of these. `unicode.hpp` names them for C++."""
+
+
+def bit(name: str) -> np.uint32:
+    """The bit of a property in `flags()`."""
+    return np.uint32(1 << list(BITS).index(name))
 
 
 @functools.cache
 def flags() -> np.ndarray:
     """uint32 [0x110000]: bit set of `BITS` per code point."""
-    return cached("flags", _flags)
+    return cached("flags2", _flags)
 
 
 @functools.cache
