@@ -361,7 +361,7 @@ def test_any_source_is_an_evaluation_set(tmp_path: Path) -> None:
     asked: list[dict[str, Any]] = [
         {"path": str(folder / "a.jsonl"), "fields": ["q", "choices"]},
         {"path": str(folder / "b.parquet"), "fields": ["q", "choices"]},
-        {**lines, "fields": ["text", "choices"]},
+        {"source": lines, "fields": ["text", "choices"]},
         {"source": table, "fields": ["text", "choices"]},
     ]
     for one in asked:
@@ -378,9 +378,11 @@ def test_any_source_is_an_evaluation_set(tmp_path: Path) -> None:
     assert config.fingerprint() != before
     with pytest.raises(RecipeError, match="exactly one of path, source"):
         resolve("curate", {"use": "decontaminate", "sets": {"exam": {"fields": ["q"]}}})
+    with pytest.raises(RecipeError, match="a source stands under `source`"):
+        resolve("curate", {"use": "decontaminate", "sets": {"exam": lines}})
     write(folder / "a.jsonl", [{"q": None, "choices": []}, *rows])
     with pytest.raises(DataError, match="cannot be read"):  # what is not read is not protected
-        resolve("curate", {"use": "decontaminate", "sets": {"exam": lines}}).build()
+        resolve("curate", {"use": "decontaminate", "sets": {"exam": {"source": lines}}}).build()
 
 
 def test_a_run_says_what_is_not_protected_before_it_reads(tmp_path: Path) -> None:

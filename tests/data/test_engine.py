@@ -216,6 +216,22 @@ def test_a_directory_of_other_things_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "run" / "sub" / ".git").is_dir()
 
 
+@pytest.mark.parametrize("left", [(".holder",), (".identity.json.a1b2c3d4",), (".lock", ".holder", ".recipe.yaml.x")])
+def test_a_run_killed_before_it_had_an_identity_goes_on(tmp_path, left):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in left:
+        (run / name).write_text('{"recipe"')
+    if ".recipe.yaml.x" in left:  # no name that the run gives: not touched
+        with pytest.raises(DataError, match=r"holds other things than a data run \(\.recipe\.yaml\.x\)"):
+            go(tmp_path, written(tmp_path))
+        assert (run / ".recipe.yaml.x").exists()
+        return
+    found = go(tmp_path, written(tmp_path))
+    assert found.ledger["sources"]["own"]["in"] == 302
+    assert not list(run.glob(".*.????????"))
+
+
 def test_source_names_stay_in_the_run(tmp_path):
     with pytest.raises(RecipeError, match="must be letters"):
         load(written(tmp_path, sources={"../out": {"use": "files", "path": str(tmp_path)}}))

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from tilth.core.errors import DataError
+from tilth.core.rundir import Count
 
 from .store import Packed, StoreWriter, TokenStore
 
@@ -31,6 +33,21 @@ _WRITTEN = 256
 
 Piece = tuple[int, int, int]
 """Document, and its tokens from (inclusive) and to (exclusive)."""
+
+
+class CostRow(TypedDict):
+    """A cost as plain data; see `Cost`."""
+
+    how: str
+    sequence: Count
+    documents: Count
+    tokens: Count
+    bins: Count
+    padding: Count
+    cut: Count
+    cut_short: Count
+    truncated: Count
+    pieces: Count
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,10 +39,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
-from tilth.core.errors import DataError
 from tilth.core.located import Located
 from tilth.core.protocols import Edit, Verdicts
-from tilth.data.document import excerpt
 from tilth.data.native import minhash, ngrams
 from tilth.data.native.buffers import texts
 from tilth.data.native.ngrams import Word
@@ -98,8 +95,7 @@ class Config(BaseConfig):
 
     def fingerprint(self) -> list[Any]:
         """Of the items: of each set's files or source, and of the general text."""
-        sets = [[n, s.source.fingerprint() if s.source else list(steps.stamps(s.path))] for n, s in self.sets.items()]
-        return [sets, list(steps.stamps(self.general))]
+        return [[one.fingerprint() for one in self.sets.values()], list(steps.stamps(self.general))]
 
     def build(self) -> Decontaminate:
         """The step. Raises DataError for a set that cannot be read or has no n-gram."""
@@ -121,12 +117,9 @@ class Decontaminate:
         # llama2: a match begins with n - 1 equal words; dolma: a paragraph is looked up by its first n words
         seed = self._length - 1 if config.rule == "llama2" else self._length
         found = items.load(config.sets, self._stretches)
-        general: Iterable[list[str]] = ()
-        if config.general is not None:
-            rows = items.of_lines(Path(config.general).expanduser())
-            general = ([w.word for w in self.words(t)] for row in rows if isinstance(t := row.get("text"), str))
+        general = ([w.word for w in self.words(text)] for text in items.general(config.general))
         self.index = evaluation.index(found, seed, config.max_items, general, config.general_count)
-        self.notices = [line for name in config.sets for line in self._unprotected(name)]
+        self.notices = [line for name in config.sets for line in evaluation.unprotected(self.index, name, self._length)]
 
     def met(self) -> Met:
         """An empty count of how much of each item was met; add the metadata of documents to it."""
@@ -134,40 +127,7 @@ class Decontaminate:
 
     def account(self, run: Path) -> dict[str, Any]:
         """Set -> what of it was met in a data run: see `Met.to_dict`."""
-        met = self.met()
-        met.add_run(run)
-        return met.to_dict()
-
-    def _unprotected(self, name: str) -> Iterator[str]:
-        """What the n-grams do not protect of a set. Raises DataError if that is all of it."""
-        of_set = [(i, item) for i, item in enumerate(self.index.items) if item.set == name]
-        longest = max(item.longest for _, item in of_set)
-        if longest < self._length:
-            raise DataError(
-                f"no item of this evaluation set has an n-gram of {self._length} words (the longest has {longest}), "
-                "so nothing of it would be protected.",
-                where=f"decontaminate.sets.{name}",
-                fix=f"`ngram: {longest}` would protect the longest; shorter n-grams stand in more documents by chance."
-                if longest > 1
-                else "Name other fields, or leave the set out.",
-            )
-        there = set(self.index.places[:, 0].tolist())
-        short = [item for _, item in of_set if item.longest < self._length]
-        common = [item for i, item in of_set if item.longest >= self._length and i not in there]
-        if len(short) + len(common) == len(of_set):
-            raise DataError(
-                f"all n-grams of this evaluation set are left out as frequent ({len(self.index.excluded):,}), so "
-                "nothing of it would be protected.",
-                where=f"decontaminate.sets.{name}",
-                fix="Raise `max_items` or `general_count`.",
-            )
-        for some, why in ((short, f"shorter than {self._length} words"), (common, "made of frequent n-grams alone")):
-            if some:
-                shown = excerpt(" ".join(some[0].words), 60)
-                yield (
-                    f"{name}: {len(some):,} of {len(of_set):,} items are {why} and not protected, such as item "
-                    f"{some[0].number} ({shown})"
-                )
+        return self.met().add_run(run).to_dict()
 
     def judge(self, batch: pa.RecordBatch, signals: pa.RecordBatch | None = None) -> Verdicts:
         """Look for items in the documents, record them, and do as the rule says."""

@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
+from tilth.core.errors import DataError
+from tilth.data.document import excerpt
 from tilth.data.native import ngrams
 from tilth.data.native.ngrams import Word
 
@@ -116,6 +118,38 @@ def index(
     return made
 
 
+def unprotected(index: Index, name: str, length: int) -> Iterator[str]:
+    """Sentences on what n-grams of `length` words do not protect of a set. Raises DataError if that is all of it."""
+    of_set = [(i, item) for i, item in enumerate(index.items) if item.set == name]
+    longest, where = max(item.longest for _, item in of_set), f"decontaminate.sets.{name}"
+    if longest < length:
+        raise DataError(
+            f"no item of this evaluation set has an n-gram of {length} words (the longest has {longest}), so nothing "
+            "of it would be protected.",
+            where=where,
+            fix=f"`ngram: {longest}` would protect the longest; shorter n-grams stand in more documents by chance."
+            if longest > 1
+            else "Name other fields, or leave the set out.",
+        )
+    there = set(index.places[:, 0].tolist())
+    short = [item for _, item in of_set if item.longest < length]
+    common = [item for i, item in of_set if item.longest >= length and i not in there]
+    if len(short) + len(common) == len(of_set):
+        raise DataError(
+            f"all n-grams of this evaluation set are left out as frequent ({len(index.excluded):,}), so nothing of it "
+            "would be protected.",
+            where=where,
+            fix="Raise `max_items` or `general_count`.",
+        )
+    for some, why in ((short, f"shorter than {length} words"), (common, "made of frequent n-grams alone")):
+        if some:
+            shown = excerpt(" ".join(some[0].words), 60)
+            yield (
+                f"{name}: {len(some):,} of {len(of_set):,} items are {why} and not protected, such as item "
+                f"{some[0].number} ({shown})"
+            )
+
+
 class Met:
     """How much of each item any document holds: the report's other direction. Sums over documents and parts."""
 
@@ -139,7 +173,7 @@ class Met:
             self._met.setdefault((hit["set"], hit["item"]), set()).update(range(*hit["words"]))
         self._documents.update(sets)
 
-    def add_run(self, dir: Path) -> None:
+    def add_run(self, dir: Path) -> Met:
         """Count the hits in a data run: of documents that stayed in their metadata, each once however many tiers it
         climbed, of those dropped in the decisions."""
         counted: set[str] = set()
@@ -153,6 +187,7 @@ class Met:
             for facts in pq.read_table(path, columns=["facts"]).column("facts").to_pylist():
                 if '"contamination"' in facts:
                     self.add(facts)
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Per set: items, those too short for an n-gram, training documents touched, items touched, items whose words

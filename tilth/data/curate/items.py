@@ -22,12 +22,14 @@ from tilth.core.technique import technique
 from tilth.data.document import Ledger, excerpt
 from tilth.data.reading import Limits, Unreadable, chunks, parse_object, records
 
+from . import steps
+
 _LIMITS = Limits(document_bytes=64 << 20, ratio=200.0, inflated_bytes=64 << 30)
 _SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 
 
 class EvalSet(Config):
-    """Where the items of an evaluation set stand: a path, or a source (which may stand here itself, `use: …`)."""
+    """Where the items of an evaluation set stand: a path, or a source."""
 
     path: Located | None = Field(None, min_length=1)
     """A JSON Lines file (.gz or .zst or neither; one item a line), a Parquet file, or a folder of them."""
@@ -41,17 +43,20 @@ class EvalSet(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _source_itself(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or "use" not in value:
-            return value
-        own = {k: v for k, v in value.items() if k in ("fields", "label")}
-        return {"source": {k: v for k, v in value.items() if k not in own}, **own}
+    def _under_its_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "use" in value:
+            raise ValueError("a source stands under `source`, as in {source: {use: files, path: …}, fields: [text]}")
+        return value
 
     @model_validator(mode="after")
     def _one_place(self) -> EvalSet:
         if (self.path is None) == (self.source is None):
             raise ValueError("an evaluation set is exactly one of path, source")
         return self
+
+    def fingerprint(self) -> Any:
+        """Of the files or the source."""
+        return self.source.fingerprint() if self.source else [*steps.stamps(self.path)]
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,17 @@ def of_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield parse_object(bytes(record.data).decode("utf-8-sig" if number == 1 else "utf-8"))
     except (Unreadable, UnicodeDecodeError, ValueError) as err:
         raise DataError(f"this file of items cannot be read: {err}.", where=f"{path}, line {number}") from None
+
+
+def general(path: str | None) -> Iterator[str]:
+    """Texts of a JSON Lines file of general text; none without a path. Raises DataError if it holds none."""
+    count = 0
+    for row in of_lines(Path(path)) if path is not None else ():
+        if isinstance(row.get("text"), str):
+            count += 1
+            yield row["text"]
+    if path is not None and not count:
+        raise DataError("this file of general text has no text in its field 'text'.", where=path)
 
 
 def _of_parquet(path: Path) -> Iterator[dict[str, Any]]:

@@ -187,7 +187,11 @@ class Substring:
 
     def _load(self, path: Path) -> tuple[np.ndarray, list[str]]:
         if self._spans is None or self._spans[0] != path:
-            self._spans = (path, np.load(path / "spans.npy", allow_pickle=False), read_json(path / "first.json"))
+            self._spans = (
+                path,
+                np.load(path / "spans.npy", allow_pickle=False),
+                read_json(path / "first.json", list[str]),
+            )
         return self._spans[1:]
 
     def _words(self, column: pa.Array) -> Words:

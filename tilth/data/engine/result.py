@@ -12,14 +12,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+from typing_extensions import TypedDict
 
 from tilth.core.errors import DataError
-from tilth.core.rundir import inside, read_json, read_rows
+from tilth.core.rundir import Count, inside, read_json, read_rows
+from tilth.data.packing import CostRow
 
 from .files import read
 from .passes import Pass
 from .recipe import DataRecipe, load
 from .run import Plan, result
+
+
+class _Store(TypedDict):
+    """What the page says of a token store."""
+
+    num_tokens: Count
+    num_documents: Count
+    vocab_size: Count
 
 
 class Result:
@@ -67,8 +77,9 @@ class Result:
         path = self.dir / "tokens" / "packing.json"
         if not path.exists():
             return None
-        store = read_json(self.dir / "tokens" / "store" / "store.json")
-        return {k: store[k] for k in ("num_tokens", "num_documents", "vocab_size")} | {"packing": read_json(path)}
+        store = read_json(self.dir / "tokens" / "store" / "store.json", _Store)
+        packing = read_json(path, list[CostRow])
+        return {k: store[k] for k in ("num_tokens", "num_documents", "vocab_size")} | {"packing": packing}
 
     def find(self, identity: str) -> dict[str, Any] | None:
         """A document by id, from the highest tier that has it; None if there is none."""

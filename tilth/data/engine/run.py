@@ -33,6 +33,7 @@ from tilth.core.hashing import content_hash
 from tilth.core.kinds import kind_of, refuse_other_run
 from tilth.core.machine import cores
 from tilth.core.rundir import RunLock, read_json, whole_dir, write_json, write_whole
+from tilth.core.text import visible
 from tilth.data.curate import steps
 
 from . import intake, passes, workers
@@ -190,16 +191,25 @@ def _code() -> str:
     return content_hash([[str(p.relative_to(root)), hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])
 
 
+_FILES = ("identity.json", "recipe.yaml", "ledger.json", "done.json", "files.json")
 _OURS = ("read", "pass-*", "across-*", "documents", "tokens", "tokens-parts")
 
 
 def _sweep(dir: Path) -> None:
     """Remove what a killed process was making: hidden directories with the name of a task's target and eight more
-    characters, where tasks make them and nowhere else."""
+    characters, where tasks make them and nowhere else, and such files with the name of one of the run's own."""
+    for name in _FILES:
+        for leftover in dir.glob(f".{name}.????????"):
+            leftover.unlink(missing_ok=True)
     for folder in (dir, *(f for pattern in _OURS for f in dir.glob(pattern))):
         for leftover in folder.glob(".*.????????"):
             if leftover.is_dir() and not leftover.is_symlink() and (folder != dir or _is_ours(leftover.name)):
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_beginning(name: str) -> bool:
+    """Whether a run has a file of this name before it has an identity, if only because it was killed then."""
+    return name in (".lock", ".holder") or fnmatch.fnmatch(name, ".identity.json.????????")
 
 
 def _is_ours(hidden: str) -> bool:
@@ -208,9 +218,10 @@ def _is_ours(hidden: str) -> bool:
 
 def _same_run(dir: Path, identity: dict[str, Any]) -> None:
     path = dir / "identity.json"
-    if not path.exists() and any(p.name != ".lock" for p in dir.iterdir()):
+    refuse_other_run(dir, "data run")
+    if not path.exists() and (others := sorted(p.name for p in dir.iterdir() if not _is_beginning(p.name))):
         raise DataError(
-            "this directory holds other things than a data run.",
+            f"this directory holds other things than a data run ({visible(', '.join(others[:3]))[:200]}).",
             where=str(dir),
             fix="Name a new or empty one with --run.",
         )

@@ -20,7 +20,7 @@ from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.core.rundir import read_json, write_json
 from tilth.data import packing
-from tilth.data.packing import Cost, bfd_cost, concat_cost
+from tilth.data.packing import Cost, CostRow, bfd_cost, concat_cost
 from tilth.data.store import Framing, Packed, StoreWriter, TokenStore, separators
 from tilth.data.tokenizer import Tokenizer
 
@@ -111,7 +111,7 @@ def assemble(parts: Sequence[Path], tokenizer: Path, pack: Pack, aside: Path) ->
 def costs(path: Path) -> list[Cost]:
     """What both ways of packing cost, of a part or of the whole. For the way that was not taken, and for bfd, every
     part is packed by itself."""
-    return [Cost.from_dict(row) for row in read_json(path / COSTS)]
+    return [Cost.from_dict(row) for row in read_json(path / COSTS, list[CostRow])]
 
 
 class _Documents:
