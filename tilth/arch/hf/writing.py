@@ -67,8 +67,8 @@ def export_hf(
 
     format: an architecture, or "auto" for the first that has all of the decoder's parts. generation: fields for
     generation_config.json besides the token ids. An earlier export at `path` is replaced; where anything else lies
-    there, `force` writes beside it. Raises DataError if no architecture fits or the tokenizer does not, ProofFailed if the logits differ; then
-    nothing is left behind.
+    there, `force` writes beside it. Raises DataError if no architecture fits or the tokenizer does not, ProofFailed if
+    the logits differ; then nothing is left behind.
     """
     path = Path(path)
     if config.weights is not None and common.foldable(config):
