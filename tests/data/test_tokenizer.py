@@ -5,6 +5,7 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,6 +71,22 @@ def test_special_tokens_in_text_are_plain_text(bpe: Tokenizer) -> None:
     assert 0 not in ids
     assert bpe.decode(ids) == f"a{EOT}b"
     assert all(0 not in t for t in bpe.encode_batch([EOT, f" {EOT} ", EOT * 3]))
+
+
+@pytest.mark.parametrize("specials", ["text", "parse"])
+def test_special_tokens_in_text_are_what_the_knob_says(tmp_path: Path, specials: str) -> None:
+    """And transformers, which reads the same two files, says the same; by batch, by column, alone."""
+    path = train(tmp_path, specials=specials)
+    tokenizer = Tokenizer.load(path)
+    texts = [f"a{EOT}b", CODE[:500], EOT * 2, "plain", PROSE[:300]]
+    column = pa.array(texts)
+    batch = [ids.tolist() for ids in tokenizer.encode_batch(texts)]
+    assert batch == [tokenizer.encode(t) for t in texts] == [i.tolist() for i in tokenizer.encode_column(column)]
+    assert [ids.count(0) for ids in batch] == ([1, 0, 2, 0, 0] if specials == "parse" else [0] * 5)
+    assert tokenizer.count_specials(column) == {EOT: 3} and tokenizer.count_specials(column[1:2]) == {}
+    assert all(tokenizer.decode(ids, special=True) == text for ids, text in zip(batch, texts, strict=True))
+    theirs = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(path)
+    assert [theirs(t, add_special_tokens=False).input_ids for t in texts] == batch
 
 
 def test_batches_equal_single_texts(bpe: Tokenizer) -> None:
@@ -170,7 +187,7 @@ def test_knobs_that_cannot_work_are_refused(knobs: dict, says: str) -> None:
 def test_transformers_gives_the_same_ids(bpe: Tokenizer, trained: Path) -> None:
     theirs = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(trained)
     for text in (CODE, PROSE, "", "  a\n\n\n b\t", unicodedata.normalize("NFD", PROSE)):
-        assert theirs(text).input_ids == bpe.encode(text)
+        assert theirs(text).input_ids == [0, *bpe.encode(text)]  # documents begin with the separator
         assert theirs.decode(bpe.encode(text)) == text
     assert (theirs.bos_token_id, theirs.eos_token_id, len(theirs)) == (0, 0, 600)
 
@@ -260,6 +277,66 @@ def test_code_named_in_a_config_is_not_passed_on(tmp_path: Path) -> None:
     assert written["chat_template"] == "x"
 
 
+def test_what_lies_beside_a_tokenizer_is_passed_on(tmp_path: Path) -> None:
+    """Chat templates in both places, every special token the vocabulary has, and nothing that changes ids."""
+    config = {"tokenizer_class": "Qwen2Tokenizer", "add_prefix_space": True, "eos_token": "</s>", "padding_side": "left"}
+    config |= {"unk_token": "w0", "mask_token": "<gone>", "additional_special_tokens": ["<s>", "<gone>"]}
+    directory = lay(tmp_path / "hf", words(None, None), tokenizer_config=config, special_tokens_map={"pad_token": "<s>"})
+    (directory / "chat_template.jinja").write_text("{{ messages }}é")
+    (directory / "additional_chat_templates").mkdir()
+    (directory / "additional_chat_templates" / "tools.jinja").write_text("tools")
+    resolved = resolve("tokenizer", {"use": "pretrained", "path": str(directory)})
+    out = resolved.prepare(CORPUS, tmp_path, lambda s: None)
+    assert (out / "chat_template.jinja").read_text() == "{{ messages }}é"
+    assert (out / "additional_chat_templates" / "tools.jinja").read_text() == "tools"
+    names = {"eos_token": "</s>", "unk_token": "w0", "pad_token": "<s>", "additional_special_tokens": ["<s>"]}
+    assert json.loads((out / "special_tokens_map.json").read_text()) == names
+    written = json.loads((out / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast" and written["padding_side"] == "left"
+    assert "add_prefix_space" not in written and "mask_token" not in written
+    tokenizer = Tokenizer.load(out)
+    assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id) == (0, 1, None)
+    assert Tokenizer.load(out).content == tokenizer.content
+
+
+TEMPLATE = {"Sequence": {"id": "A", "type_id": 0}}
+BEGIN, END = ({"SpecialToken": {"id": n, "type_id": 0}} for n in ("<s>", "</s>"))
+
+
+@pytest.mark.parametrize(
+    ("single", "flag", "begins"),
+    [
+        (None, None, False),
+        (None, True, True),
+        ([BEGIN, TEMPLATE], None, True),
+        ([BEGIN, TEMPLATE, END], False, True),
+        ([TEMPLATE, END], None, False),
+        ([TEMPLATE], True, True),
+    ],
+)
+def test_whether_a_text_begins_with_the_begin_token(
+    tmp_path: Path, single: list | None, flag: bool | None, begins: bool
+) -> None:
+    """As the post-processor says, or `add_bos_token` where that adds nothing; saved as a post-processor."""
+    given = words("<s>", "</s>")
+    given.save(tmp_path / "hf")
+    data = json.loads((tmp_path / "hf" / "tokenizer.json").read_text())
+    named = {n: {"id": n, "ids": [i], "tokens": [n]} for i, n in enumerate(("<s>", "</s>"))}
+    data["post_processor"] = single and {
+        **{"type": "TemplateProcessing", "single": single, "pair": single},
+        "special_tokens": named,
+    }
+    (tmp_path / "hf" / "tokenizer.json").write_text(json.dumps(data))
+    config = {"bos_token": "<s>", "eos_token": "</s>"} | ({} if flag is None else {"add_bos_token": flag})
+    (tmp_path / "hf" / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = Tokenizer.load(tmp_path / "hf")
+    assert tokenizer.begins == begins and tokenizer.encode("w1") == [3]
+    tokenizer.save(tmp_path / "out")
+    assert Tokenizer.load(tmp_path / "out").begins == begins
+    theirs = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert theirs("w1").input_ids == ([0, 3] if begins else [3])
+
+
 def test_truncation_and_padding_of_the_file_do_not_apply(tmp_path: Path, trained: Path) -> None:
     data = json.loads((trained / "tokenizer.json").read_text())
     data["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
@@ -274,6 +351,9 @@ def test_truncation_and_padding_of_the_file_do_not_apply(tmp_path: Path, trained
     tokenizer = Tokenizer(json.dumps(data), {})
     assert tokenizer.decode(tokenizer.encode(PROSE)) == PROSE
     assert len(tokenizer.encode("a")) == 1
+    tokenizer.save(tmp_path)
+    saved = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert saved["truncation"] is None and saved["padding"] is None
 
 
 def test_a_vocabulary_with_gaps_counts_its_rows() -> None:
@@ -326,6 +406,6 @@ def test_damaged_files_are_named(tmp_path: Path, trained: Path, file: str, conte
 def test_missing_files_and_other_formats(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: this file is missing"):
         pretrained(tmp_path / "nowhere", tmp_path)
-    (tmp_path / "tokenizer.model").write_bytes(b"")
-    with pytest.raises(DataError, match=r"\.json: this file is missing.*There is a tokenizer\.model; convert it"):
+    (tmp_path / "vocab.json").write_bytes(b"")
+    with pytest.raises(DataError, match=r"\.json: this file is missing.*There is a vocab\.json; convert it"):
         pretrained(tmp_path, tmp_path)

@@ -1,7 +1,7 @@
 """Byte-level byte-pair encoding, trained on the corpus itself.
 
 Every text can be encoded and decodes to itself: the alphabet is the 256 bytes, so there is no unknown token. One
-special token, <|endoftext|>, begins and ends documents. Text is first cut into words by a regular expression, so no
+special token, <|endoftext|>, begins and ends documents; where a text spells it out, `specials` says what it is. Text is first cut into words by a regular expression, so no
 token crosses them. Sennrich et al. 2016 (pairs), Radford et al. 2019 (bytes, the `gpt2` pattern); the `cl100k` pattern
 is that of GPT-4's and Llama 3's tokenizers. It fails when the training text differs from what is encoded later
 (sequences get long), and with a vocabulary so large that rare tokens are never learned.
@@ -60,6 +60,8 @@ class Config(BaseConfig):
     """Most digits in one token (1: each digit its own); null: numbers of any length."""
     min_frequency: int = Field(2, ge=1)
     """A pair is learned only if it occurs so often."""
+    specials: Literal["text", "parse"] = "text"
+    """What <|endoftext|> spelt out in a text is: the characters, or (parse) the token."""
     max_bytes: int = Field(1_000_000_000, gt=0)
     """At most so much text is trained on; of a larger corpus an equal part of every source, spread over it."""
 
@@ -80,8 +82,17 @@ class Config(BaseConfig):
         if not target.is_dir():
             backend = self._train(documents, say)
             with whole_dir(target) as aside:
-                Tokenizer(json.dumps(json.loads(backend.to_str()), ensure_ascii=False), _config()).save(aside)
+                Tokenizer(json.dumps(json.loads(backend.to_str()), ensure_ascii=False), self._names()).save(aside)
         return target
+
+    def _names(self) -> dict[str, Any]:
+        """tokenizer_config.json: texts begin with the separator, as documents do in training."""
+        return {
+            "bos_token": SEPARATOR,
+            "eos_token": SEPARATOR,
+            "add_bos_token": True,
+            "split_special_tokens": self.specials == "text",
+        }
 
     def _train(self, documents: Any, say: Callable[[str], None]) -> Backend:
         backend = Backend(models.BPE())
@@ -136,12 +147,3 @@ def _sample(documents: Any, total: int, max_bytes: int) -> Iterator[str]:
                             return
                         yield piece
 
-
-def _config() -> dict[str, Any]:
-    """tokenizer_config.json, as `transformers.AutoTokenizer` reads it."""
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": SEPARATOR,
-        "eos_token": SEPARATOR,
-        "clean_up_tokenization_spaces": False,
-    }

@@ -1,4 +1,5 @@
-"""A tokenizer that exists: any `tokenizer.json`, alone or in the directory of a released model.
+"""A tokenizer that exists: any `tokenizer.json`, alone or in the directory of a released model; or a `tokenizer.model`
+of SentencePiece that gives the same ids as one.
 
 Needed for continued pretraining (ids must mean what the model learned). It fails, quietly, when its training text was
 unlike yours: look at bytes per token. Only data is read; nothing named in the files is executed.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -19,12 +20,13 @@ from tilth.core.hashing import content_hash, source_hash
 from tilth.core.located import Located
 from tilth.core.rundir import whole_dir
 from tilth.data import tokenizer as shared
+from tilth.data import tokenizer_files
 from tilth.data.tokenizer import Tokenizer
 
 CARD = {
     "title": "Pretrained tokenizer",
     "paper": "",
-    "claim": "Gives the ids that transformers.AutoTokenizer gives for the same text without special tokens.",
+    "claim": "Gives the ids that transformers.AutoTokenizer gives for the same text, special tokens in it included.",
     "baseline": "tokenizer.bpe trained on the corpus",
     "check": "Equal ids and texts on code, prose and random Unicode.",
     "needs": [],
@@ -42,14 +44,26 @@ class Config(BaseConfig):
     eos: str | None = None
     """Token that ends documents; null: the one the files beside tokenizer.json name."""
 
+    specials: Literal["text", "parse"] | None = None
+    """What a special token spelt out in a text is: its characters, or (parse) the token; null: what the tokenizer's
+    files say (`split_special_tokens`), which for nearly all released models is parse."""
+
     def prepare(self, documents: Any, cache: Path, say: Callable[[str], None]) -> Path:
         """Check it and copy it to `cache/tokenizer-<key>`; returns that directory.
 
-        Raises DataError naming the file that is missing, damaged or of another format, or if no token ends documents.
+        Raises DataError naming the file that is missing, damaged or of another format, if no token ends documents, or
+        if special tokens cannot be kept as text.
         """
         path = Path(self.path).expanduser()
         named = {"bos_token": self.bos, "eos_token": self.eos}
-        found = Tokenizer.load(path, {role: token for role, token in named.items() if token is not None})
+        named |= {"split_special_tokens": None if self.specials is None else self.specials == "text"}
+        found = Tokenizer.load(path, {role: value for role, value in named.items() if value is not None})
+        if self.specials == "text" and (parsed := found.parsed_anyway()):
+            raise DataError(
+                f"this tokenizer knows special tokens as words too, so {parsed[0]!r} in a text is always the token.",
+                where="tokenizer.specials",
+                fix="Take parse.",
+            )
         if found.eos_id is None:
             raise DataError(
                 "no token is named that ends documents, in neither tokenizer_config.json, special_tokens_map.json nor "
@@ -57,9 +71,8 @@ class Config(BaseConfig):
                 where=str(path),
                 fix="Name it: tokenizer.eos (for instance '</s>').",
             )
-        target = (
-            Path(cache) / f"tokenizer-{content_hash([found.fingerprint, source_hash(sys.modules[__name__], shared)])}"
-        )
+        key = content_hash([found.content, source_hash(sys.modules[__name__], shared, tokenizer_files)])
+        target = Path(cache) / f"tokenizer-{key}"
         if not target.is_dir():
             say(f"Tokenizer of {found.vocab_size} tokens from {path}")
             with whole_dir(target) as aside:
