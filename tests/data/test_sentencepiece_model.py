@@ -32,7 +32,9 @@ LLAMA = {"normalization_rule_name": "identity", "remove_extra_whitespaces": Fals
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
-@pytest.mark.parametrize("options", [LLAMA, {**LLAMA, "add_dummy_prefix": False}, {"normalization_rule_name": "identity"}])
+@pytest.mark.parametrize(
+    "options", [LLAMA, {**LLAMA, "add_dummy_prefix": False}, {"normalization_rule_name": "identity"}]
+)
 def test_ids_are_those_of_sentencepiece(tmp_path: Path, kind: str, options: dict) -> None:
     reference = trained(tmp_path, kind, **options)
     tokenizer = Tokenizer.load(tmp_path, {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True})

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
+from tilth.data import packing
 from tilth.data import store as module
 from tilth.data.sampler import Sampler
-from tilth.data.store import StoreWriter, TokenStore, write_stores
+from tilth.data.store import Packed, StoreWriter, TokenStore, write_stores
 from tilth.data.tokenizer import Tokenizer
 
 
@@ -43,7 +44,7 @@ def words(bos: str | None, eos: str | None, size: int = 300) -> Tokenizer:
     ]
     model = {"type": "WordLevel", "vocab": vocab, "unk_token": "w0"}
     text = json.dumps({"added_tokens": special, "pre_tokenizer": {"type": "WhitespaceSplit"}, "model": model})
-    return Tokenizer(text, {"bos_token": bos, "eos_token": eos})
+    return Tokenizer(text, {"bos_token": bos, "eos_token": eos, "add_bos_token": bos is not None})
 
 
 def write(path: Path, documents: list[list[int]], vocab_size: int = 1000, shard_tokens: int = 7) -> TokenStore:
@@ -165,6 +166,26 @@ TEXTS = {
     "a": {"train": ["w1 w2", "", "w3", "w4 w5 w6"], "held_out": ["w7"]},
     "b": {"train": ["w9 " * 50]},
 }
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [(True, "plain characters .`tokenizer.specials: parse`"), (False, "the tokens .`tokenizer.specials: text`")],
+)
+def test_special_tokens_in_texts_are_counted_and_told(tmp_path: Path, split: bool, said: str) -> None:
+    """Also when the tokens are found in the cache, and of a packed store."""
+    base = words("<s>", "</s>")
+    config = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True, "split_special_tokens": split}
+    tokenizer = Tokenizer(base._text, config)
+    texts = Fake({"a": {"train": ["<s> </s>", "w1", "w3<s>"], "held_out": ["<s>"]}})
+    for _ in range(2):
+        told: list[str] = []
+        store = write_stores(texts, tokenizer, tmp_path, told.append)["a"]["train"]
+        assert store.specials == {"<s>": 2, "</s>": 1}
+        assert any(re.search(rf"special tokens 3 times \(<s> 2, </s> 1\); .*{said}", line) for line in told), told
+    assert store.document(0).tolist() == [0, 0, 1, 1]
+    packing.pack(store, tmp_path / "packed", Packed(8, None), 1)
+    assert TokenStore.open(tmp_path / "packed").specials == store.specials
 
 
 @pytest.mark.parametrize(

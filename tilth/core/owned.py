@@ -1,7 +1,7 @@
 """A directory of results that replaces only what it wrote itself.
 
-Among its files lies a list of them with SHA-256 (`tilth-export.json`). What the list does not name, or what has changed
-since, belongs to somebody else: such a directory is refused, or, on demand, written into with everything kept. A new
+Among its files lies a list of them with SHA-256 (`tilth.core.manifest`). What the list does not name, or what has
+changed since, belongs to somebody else: such a directory is refused, or, on demand, written into with everything kept. A new
 directory takes the place of an older one in one step where the system can exchange two names (Linux, macOS). Elsewhere
 it is two renames, and `recover` puts the older one back after a kill between them.
 """
@@ -19,9 +19,8 @@ from pathlib import Path
 
 from .errors import DataError
 from .hashing import file_hash
-from .rundir import fsync_dir, named_inside, read_json, write_json
-
-LIST = "tilth-export.json"
+from .manifest import LIST, Manifest, seal
+from .rundir import fsync_dir, named_inside
 
 
 @contextmanager
@@ -38,8 +37,7 @@ def replacing(target: Path, force: bool = False) -> Iterator[Path]:
     aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         yield aside
-        files = sorted(p.relative_to(aside).as_posix() for p in aside.rglob("*") if p.is_file())
-        write_json(aside / LIST, {"files": {name: file_hash(aside / name) for name in files}})
+        seal(aside)
         aside.chmod(0o755)
         fsync_dir(aside)
         foreign = strangers(target)  # again: it took a while
@@ -71,20 +69,10 @@ def strangers(target: Path) -> list[str]:
 
 def written(target: Path) -> dict[str, str]:
     """File name -> SHA-256 of what `replacing` wrote there; {} where there is no list. Raises DataError if damaged."""
-    if not (target / LIST).is_file():
-        return {}
-    data = read_json(target / LIST)
-    files = data.get("files") if isinstance(data, dict) else None
-    if not isinstance(files, dict) or not all(isinstance(v, str) for v in files.values()):
-        raise DataError("this list of files is damaged.", where=str(target / LIST))
+    files = Manifest(target).files()
     for name in files:
         named_inside(target, name)
-    return files
-
-
-def changed(target: Path) -> list[str]:
-    """Names of listed files that are missing or were changed since they were written."""
-    return [name for name, digest in written(target).items() if not _ours(target / name, digest)]
+    return {name: entry["sha256"] for name, entry in files.items()}
 
 
 def recover(target: Path) -> None:

@@ -148,6 +148,7 @@ def pack(store: TokenStore, target: Path, packed: Packed, pad: int, seed: int = 
         raise ValueError("a closed store has a separator, an open one has none")
     sequence = packed.sequence
     writer = StoreWriter(target, store.vocab_size, store.tokenizer_fingerprint, store.closed, packed=packed)
+    writer.specials.update(store.specials)
     fill = np.full(sequence + 1, pad if packed.separator is None else packed.separator, np.uint32)
     fill = fill.astype(np.uint16 if store.vocab_size <= 1 << 16 else np.uint32)
     cost = Cost("bfd", sequence)

@@ -73,7 +73,9 @@ def _compare(text: str, reference: Any, kind: str, where: str) -> None:
 def _converted(model: Any, where: str) -> dict[str, Any]:
     kind = KINDS.get(model.trainer_spec.model_type, "?")
     if kind not in ("unigram", "bpe"):
-        raise DataError(f"SentencePiece models of the kind '{kind}' are not read.", where=where, fix="unigram, bpe are.")
+        raise DataError(
+            f"SentencePiece models of the kind '{kind}' are not read.", where=where, fix="unigram, bpe are."
+        )
     types = {piece.type for piece in model.pieces}
     if UNUSED in types or model.trainer_spec.treat_whitespace_as_suffix:
         what = "pieces marked unused" if UNUSED in types else "white space as the end of words"

@@ -24,7 +24,8 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
@@ -36,8 +37,10 @@ import pyarrow.compute as pc
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, file_hash, source_hash
 from tilth.core.rundir import inside, read_json, whole_dir, write_json
+from tilth.core.text import visible
 
 from . import tokenizer as tokenizer_module
+from . import tokenizer_files
 from . import words as words_module
 from .native import bpe as bpe_module
 from .tokenizer import Tokenizer
@@ -79,6 +82,8 @@ class TokenStore:
         self.num_documents: int = record["num_documents"]
         self.vocab_size: int = record["vocab_size"]
         self.closed: bool = record["closed"]
+        self.specials: dict[str, int] = record.get("specials", {})
+        """Special tokens that the texts spell out, and how often."""
         self.tokenizer_fingerprint: str = record["tokenizer"]
         self.fingerprint: str = record["checksum"]
         """Content hash: it covers the checksums of all files."""
@@ -178,6 +183,8 @@ class StoreWriter:
         self._record = {"vocab_size": vocab_size, "tokenizer": tokenizer, "closed": closed}
         self._vocab_size, self._shard_tokens, self._packed = vocab_size, shard_tokens, packed
         self._dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+        self.specials: Counter[str] = Counter()
+        """Special tokens that the texts spell out, and how often."""
         self._files: dict[str, dict[str, Any]] = {}
         self._shard: _HashedFile | None = None
         self._ids = _HashedFile(path / "ids.bin")
@@ -208,6 +215,7 @@ class StoreWriter:
         theirs = {"vocab_size": store.vocab_size, "tokenizer": store.tokenizer_fingerprint, "closed": store.closed}
         if theirs != self._record or store.packed != self._packed:
             raise DataError("this token store is of another kind than those before it.", where=str(store.path))
+        self.specials.update(store.specials)
         for start in range(0, store.num_tokens, _COPIED):
             self._tokens(store.read(start, min(start + _COPIED, store.num_tokens)))
         for start in range(0, store.num_documents, _COPIED):
@@ -229,6 +237,7 @@ class StoreWriter:
             **packed,
             "num_tokens": self.num_tokens,
             "num_documents": self.num_documents,
+            "specials": dict(self.specials),
             "files": self._files,
         }
         write_json(self.path / "store.json", record | {"checksum": content_hash(record)})
@@ -285,6 +294,7 @@ class Framing:
         for start, stop in _pieces(batch.column("text")):
             texts = batch.column("text").slice(start, stop - start)
             tokens = self._tokenizer.encode_column(texts, threads)
+            writer.specials.update(self._tokenizer.count_specials(texts))
             writer.extend(ids[start:stop], [self.frame(t) for t in tokens])
             num_bytes += pc.sum(pc.binary_length(texts)).as_py() or 0
         return num_bytes
@@ -301,7 +311,7 @@ def write_stores(
     root = Path(cache) / f"tokens-{_key(documents, tokenizer)}"
     if root.is_dir():
         try:
-            return _open_all(root, documents.sources, tokenizer)
+            return _told(_open_all(root, documents.sources, tokenizer), tokenizer, say)
         except DataError as damage:
             say(f"The cached tokens are damaged and are made again. {damage}")
             shutil.rmtree(root)
@@ -312,14 +322,41 @@ def write_stores(
                     _tokenise(documents, source, split, tokenizer, inside(aside, source) / split, say)
     except OSError as err:
         raise DataError(f"the tokens cannot be written: {err.strerror or err}.", where=str(root)) from None
-    return _open_all(root, documents.sources, tokenizer)
+    return _told(_open_all(root, documents.sources, tokenizer), tokenizer, say)
+
+
+def _told(
+    stores: dict[str, dict[str, TokenStore]], tokenizer: Tokenizer, say: Callable[[str], None]
+) -> dict[str, dict[str, TokenStore]]:
+    """The stores, after saying which special tokens the training texts spell out."""
+    counted: Counter[str] = Counter()
+    for splits in stores.values():
+        counted.update(splits["train"].specials)
+    if said := tell_specials(counted, tokenizer):
+        say(said)
+    return stores
+
+
+def tell_specials(specials: Mapping[str, int], tokenizer: Tokenizer) -> str:
+    """What the special tokens that texts spell out became, in words; "" if there are none."""
+    if not specials:
+        return ""
+    names = sorted(specials, key=lambda name: -specials[name])
+    few = ", ".join(f"{visible(name)} {specials[name]:,}" for name in names[:5]) + (", …" if len(names) > 5 else "")
+    now, other = ("the tokens", "text") if tokenizer.parses else ("plain characters", "parse")
+    then = "the characters" if tokenizer.parses else "the tokens"
+    return (
+        f"warning: the texts spell out special tokens {sum(specials.values()):,} times ({few}); in training, when the "
+        f"model is used, and in its export they are {now} (`tokenizer.specials: {other}` would make them {then})"
+    )
 
 
 def separators(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray, bool]:
-    """What stands before and after each document's tokens, uint32 [0 or 1], and whether one token does both."""
+    """What stands before and after each document's tokens, uint32 [0 or 1], and whether one token does both. A begin
+    token that texts of this tokenizer do not begin with stands nowhere, unless it separates documents."""
     head, tail = (np.array([] if i is None else [i], np.uint32) for i in (tokenizer.bos_id, tokenizer.eos_id))
     closed = tokenizer.bos_id is not None and tokenizer.bos_id == tokenizer.eos_id
-    return head, tail[:0] if closed else tail, closed
+    return head if closed or tokenizer.begins else head[:0], tail[:0] if closed else tail, closed
 
 
 def _tokenise(
@@ -350,7 +387,7 @@ def _pieces(texts: pa.Array) -> Iterator[tuple[int, int]]:
 
 
 def _key(documents: Documents, tokenizer: Tokenizer) -> str:
-    code = source_hash(sys.modules[__name__], tokenizer_module, words_module, bpe_module)
+    code = source_hash(sys.modules[__name__], tokenizer_module, tokenizer_files, words_module, bpe_module)
     return content_hash([documents.key, tokenizer.fingerprint, code])
 
 

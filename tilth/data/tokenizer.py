@@ -208,8 +208,8 @@ class Tokenizer:
         return (None, None) if found is None else (name, found)
 
     def _begin(self, parsed: dict[str, Any], asked: bool) -> bool:
-        """Whether texts begin with the begin token: as the post-processor has it or, where that adds nothing, as
-        `asked`. `parsed` gets a post-processor that adds this and nothing else, and no truncation or padding."""
+        """Whether texts begin with the begin token, because the post-processor puts one there or it is `asked`. `parsed`
+        gets a post-processor that adds this and nothing else, and no truncation or padding."""
         parsed["truncation"] = parsed["padding"] = None
         text = self.vocab_size  # a token of no meaning in the place of a text
         probe = tokenizers.Tokenizer(tokenizers.models.WordLevel({"x": text}, "x")).encode("x")
@@ -217,7 +217,7 @@ class Tokenizer:
             processor = self._backend.post_processor
             full = [text] if processor is None else processor.process(probe).ids
         before = full.index(text)
-        begins = self.bos_id is not None and (before > 0 or (full == [text] and asked))
+        begins = self.bos_id is not None and (before > 0 or asked)
         if full != [*([self.bos_id] if begins else []), text]:
             parsed["post_processor"] = _template(self._config["bos_token"], self.bos_id) if begins else None
         return begins
@@ -262,7 +262,6 @@ def _backend_faults(where: str, what: str) -> Iterator[None]:
         if not isinstance(err, Exception) and type(err).__name__ != "PanicException":
             raise
         raise DataError(f"{what} ({str(err)[:200]}).", where=where) from None
-
 
 
 def _content(given: Any) -> Any:

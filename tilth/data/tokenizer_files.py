@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tilth.core.errors import DataError
-from tilth.core.rundir import named_inside, read_json, write_json, write_whole
+from tilth.core.rundir import named_inside, read_json, read_text, write_json, write_whole
 
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 """What single special tokens are for, by the names of tokenizer_config.json."""
@@ -22,6 +22,8 @@ KEPT = (*ROLES, *MORE, "chat_template", "clean_up_tokenization_spaces", "padding
 """Fields of tokenizer_config.json that are passed on as they are."""
 READ = (*KEPT, "add_bos_token", "split_special_tokens")
 """Fields that count here."""
+MOST_BYTES = 1 << 30
+"""A larger tokenizer.json is not read."""
 TEMPLATES = "additional_chat_templates"
 
 
@@ -71,19 +73,13 @@ def write(path: Path, text: str, config: Mapping[str, Any], templates: Mapping[s
 
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; {} if there is no such file."""
-    data = read_json(path) if path.is_file() else {}
-    if not isinstance(data, dict):
-        raise DataError("this file must hold a JSON object.", where=str(path))
-    return data
+    return read_json(path, missing={}, finite=False)
 
 
 def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError("this file is missing.", where=str(file), fix=_other_formats(file.parent)) from None
-    except UnicodeDecodeError as err:
-        raise DataError(f"this is not UTF-8 text (byte {err.start}).", where=str(file)) from None
+    if not file.exists():
+        raise DataError("this file is missing.", where=str(file), fix=_other_formats(file.parent))
+    return read_text(file, MOST_BYTES)
 
 
 def _other_formats(path: Path) -> str:

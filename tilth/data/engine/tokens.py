@@ -21,7 +21,7 @@ from tilth.core.hashing import content_hash
 from tilth.core.rundir import read_json, write_json
 from tilth.data import packing
 from tilth.data.packing import Cost, CostRow, bfd_cost, concat_cost
-from tilth.data.store import Framing, Packed, StoreWriter, TokenStore, separators
+from tilth.data.store import Framing, Packed, StoreWriter, TokenStore, separators, tell_specials
 from tilth.data.tokenizer import Tokenizer
 
 from .files import read
@@ -53,6 +53,8 @@ def make(config: Tokens, dir: Path, do: Callable[[str, list[Task]], list[Task]],
         do("one store", [Task(target, partial(assemble, [task.target for task in done], tokenizer, config.pack))])
     for leftover in (pieces, *dir.glob("tokenizer-*")):  # the result has its own copy
         shutil.rmtree(leftover, ignore_errors=True)
+    if said := tell_specials(TokenStore.open(target / STORE).specials, _loaded(target / TOKENIZER)):
+        say(said)
     for cost in costs(target):
         say(str(cost))
 

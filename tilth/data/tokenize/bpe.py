@@ -146,4 +146,3 @@ def _sample(documents: Any, total: int, max_bytes: int) -> Iterator[str]:
                         if left < 0:
                             return
                         yield piece
-

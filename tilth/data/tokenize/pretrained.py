@@ -40,7 +40,7 @@ class Config(BaseConfig):
     path: Located = Field(min_length=1)
     """A directory that holds tokenizer.json (a released model, a run's `tokenizer/`), or the file itself."""
     bos: str | None = None
-    """Token that begins documents; null: the one the files beside tokenizer.json name, if any."""
+    """Token that begins documents; null: the one the files beside tokenizer.json name, if texts begin with it."""
     eos: str | None = None
     """Token that ends documents; null: the one the files beside tokenizer.json name."""
 
@@ -56,6 +56,7 @@ class Config(BaseConfig):
         """
         path = Path(self.path).expanduser()
         named = {"bos_token": self.bos, "eos_token": self.eos}
+        named |= {"add_bos_token": None if self.bos is None else True}
         named |= {"split_special_tokens": None if self.specials is None else self.specials == "text"}
         found = Tokenizer.load(path, {role: value for role, value in named.items() if value is not None})
         if self.specials == "text" and (parsed := found.parsed_anyway()):
