@@ -330,7 +330,9 @@ def test_whether_a_text_begins_with_the_begin_token(
     data = json.loads((tmp_path / "hf" / "tokenizer.json").read_text())
     named = {n: {"id": n, "ids": [i], "tokens": [n]} for i, n in enumerate(("<s>", "</s>"))}
     data["post_processor"] = single and {
-        **{"type": "TemplateProcessing", "single": single, "pair": single},
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": single,
         "special_tokens": named,
     }
     (tmp_path / "hf" / "tokenizer.json").write_text(json.dumps(data))
@@ -396,7 +398,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, trained: Path, cut: int) -> N
         ("tokenizer.json", b"\xff\xfe", r"tokenizer\.json: this file is damaged \(byte 0 is not UTF-8\)"),
         ("tokenizer.json", b"{}", r"tokenizer\.json: this is not a readable"),
         ("tokenizer.json", b"[1]", r"tokenizer\.json: this is not a readable"),
-        ("tokenizer_config.json", b"{", r"tokenizer_config\.json: this file "),
+        ("tokenizer_config.json", b"{", r"tokenizer_config\.json: this "),
         ("tokenizer_config.json", b"[]", r"tokenizer_config\.json: this file does not hold what it should"),
         ("tokenizer_config.json", b'{"eos_token": "nope"}', "the eos_token 'nope' is not in the vocabulary"),
         ("tokenizer_config.json", b'{"eos_token": 600}', "the eos_token 600 is not in the vocabulary"),

@@ -1,9 +1,9 @@
 """A directory of results that replaces only what it wrote itself.
 
 Among its files lies a list of them with SHA-256 (`tilth.core.manifest`). What the list does not name, or what has
-changed since, belongs to somebody else: such a directory is refused, or, on demand, written into with everything kept. A new
-directory takes the place of an older one in one step where the system can exchange two names (Linux, macOS). Elsewhere
-it is two renames, and `recover` puts the older one back after a kill between them.
+changed since, belongs to somebody else: such a directory is refused, or, on demand, written into with everything kept.
+A new directory takes the place of an older one in one step where the system can exchange two names (Linux, macOS).
+Elsewhere it is two renames, and `recover` puts the older one back after a kill between them.
 """
 
 from __future__ import annotations

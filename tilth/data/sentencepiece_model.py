@@ -98,7 +98,10 @@ def _converted(model: Any, where: str) -> dict[str, Any]:
         {
             "id": i,
             "content": p.piece,
-            **{"single_word": False, "lstrip": False, "rstrip": False, "normalized": False},
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
             "special": p.type != USER_DEFINED,
         }
         for i, p in enumerate(model.pieces)

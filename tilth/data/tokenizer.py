@@ -188,8 +188,7 @@ class Tokenizer:
         name, found = self._name(given)
         if role in ("bos_token", "eos_token"):
             self._config[role] = name
-            missing = found is None and not (given is None or isinstance(given, dict) and given.get("content") is None)
-            if missing:
+            if found is None and _content(given) is not None:
                 raise DataError(f"the {role} {_content(given)!r:.60} is not in the vocabulary.", where=self._where)
         elif name is None:
             self._config.pop(role, None)
@@ -208,8 +207,8 @@ class Tokenizer:
         return (None, None) if found is None else (name, found)
 
     def _begin(self, parsed: dict[str, Any], asked: bool) -> bool:
-        """Whether texts begin with the begin token, because the post-processor puts one there or it is `asked`. `parsed`
-        gets a post-processor that adds this and nothing else, and no truncation or padding."""
+        """Whether texts begin with the begin token: the post-processor puts one there, or it is `asked`. `parsed` gets a
+        post-processor that adds this and nothing else, and no truncation or padding."""
         parsed["truncation"] = parsed["padding"] = None
         text = self.vocab_size  # a token of no meaning in the place of a text
         probe = tokenizers.Tokenizer(tokenizers.models.WordLevel({"x": text}, "x")).encode("x")

@@ -1,10 +1,11 @@
 """Byte-level byte-pair encoding, trained on the corpus itself.
 
 Every text can be encoded and decodes to itself: the alphabet is the 256 bytes, so there is no unknown token. One
-special token, <|endoftext|>, begins and ends documents; where a text spells it out, `specials` says what it is. Text is first cut into words by a regular expression, so no
-token crosses them. Sennrich et al. 2016 (pairs), Radford et al. 2019 (bytes, the `gpt2` pattern); the `cl100k` pattern
-is that of GPT-4's and Llama 3's tokenizers. It fails when the training text differs from what is encoded later
-(sequences get long), and with a vocabulary so large that rare tokens are never learned.
+special token, <|endoftext|>, begins and ends documents; where a text spells it out, `specials` says what it is. Text is
+first cut into words by a regular expression, so no token crosses them. Sennrich et al. 2016 (pairs), Radford et al.
+2019 (bytes, the `gpt2` pattern); the `cl100k` pattern is that of GPT-4's and Llama 3's tokenizers. It fails when the
+training text differs from what is encoded later (sequences get long), and with a vocabulary so large that rare tokens
+are never learned.
 
 Trains in memory that grows with the number of distinct words, not of documents.
 """
