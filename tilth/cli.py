@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -319,6 +321,9 @@ def schema(json_output: Json = False) -> Any:
 
 def main() -> None:
     """Entry point of the `tilth` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character loses no command
     app()
 
 

@@ -608,6 +608,6 @@ class _Done:
 def _command() -> str | None:
     """How this process was called, if by the `tilth` command."""
     called = Path(sys.argv[0])
-    if called.name == "tilth" or called.parts[-2:] == ("tilth", "__main__.py"):
+    if called.stem == "tilth" or called.parts[-2:] == ("tilth", "__main__.py"):
         return "tilth " + shlex.join(sys.argv[1:])
     return None

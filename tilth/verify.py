@@ -9,7 +9,6 @@ import hashlib
 import itertools
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -124,7 +123,9 @@ def resume(ground: Ground) -> tuple[bool, str]:
     """Stopped by SIGTERM, resumed, killed with -9, resumed: losses and weights bit-equal to the unbroken run."""
     for attempt in range(6):  # a small model may be done before the signal reaches it: then with more steps
         ground = replace(ground, steps=ground.steps * (4 if attempt else 1))
-        broken = _in_process(ground, f"broken-{attempt}", [(signal.SIGTERM, 0.3), (signal.SIGKILL, 0.6)])
+        broken = _in_process(
+            ground, f"broken-{attempt}", [(subprocess.Popen.terminate, 0.3), (subprocess.Popen.kill, 0.6)]
+        )
         stops = [e for e in read_rows(broken / "events.jsonl") if e["event"] == "resume"]
         if len(stops) == 2:
             break
@@ -296,8 +297,8 @@ def _verify_files(prepared: job.Prepared) -> int:
     return files
 
 
-def _in_process(ground: Ground, name: str, stops: list[tuple[signal.Signals, float]]) -> Path:
-    """A short run in processes of its own, stopped by each signal once that share of its steps is done."""
+def _in_process(ground: Ground, name: str, stops: list[tuple[Callable[[Any], None], float]]) -> Path:
+    """A short run in processes of its own, stopped in each way once that share of its steps is done."""
     where, file = ground.scratch / name, ground.scratch / f"{name}.yaml"
     recipe = ground.short()
     write_whole(file, recipes.to_yaml(recipe))
@@ -309,7 +310,7 @@ def _in_process(ground: Ground, name: str, stops: list[tuple[signal.Signals, flo
         )
         if stop is not None:
             _wait_for_rows(process, where / "metrics.jsonl", max(1, round(total * share)))
-            process.send_signal(stop)
+            stop(process)
         _, errors = process.communicate()
         if stop is None and process.returncode:
             raise ProofFailed(f"the run itself failed: {errors.strip().splitlines()[-1:]}.", where=name)

@@ -8,7 +8,7 @@ from pathlib import Path
 import tilth
 
 ROOT = Path(tilth.__file__).parent
-UNIX_ONLY = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog", "posix"}
+UNIX_MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog", "posix"}
 
 
 def _calls(tree: ast.AST) -> list[ast.Call]:
@@ -56,5 +56,32 @@ def test_no_module_needs_unix_to_be_imported() -> None:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            needs += [f"{path.relative_to(ROOT)}: {name}" for name in names if name in UNIX_ONLY]
+            needs += [f"{path.relative_to(ROOT)}: {name}" for name in names if name in UNIX_MODULES]
     assert needs == []
+
+
+UNIX_ONLY = {
+    "os": "sched_getaffinity uname getuid geteuid getloadavg fork killpg getpgid setsid O_DIRECTORY O_NOFOLLOW statvfs "
+    "fchmod fchown chown nice wait3 wait4 posix_fallocate mkfifo",
+    "signal": "SIGKILL SIGUSR1 SIGUSR2 SIGHUP SIGALRM SIGPROF SIGQUIT SIGCHLD SIGPIPE setitimer ITIMER_PROF "
+    "ITIMER_REAL alarm pause pthread_kill pthread_sigmask sigwait",
+    "select": "select poll epoll",
+}
+ALLOWED = {
+    "core/machine.py": {"os.sched_getaffinity"},  # asked first, and elsewhere otherwise
+    "data/engine/workers.py": {"signal.SIGKILL"},  # with prctl, which only Linux has
+    "data/extract/html.py": {"signal.SIGPROF", "signal.setitimer", "signal.ITIMER_PROF"},  # where the system has them
+    "lab/runs.py": {"os.killpg", "signal.SIGKILL"},  # of the nursery
+    "lab/worker.py": {"os.fork", "select.select"},  # the nursery, on Linux alone
+}
+
+
+def test_what_only_unix_has_is_used_where_its_lack_is_dealt_with() -> None:
+    used: dict[str, set[str]] = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                module = node.value.id
+                if node.attr in UNIX_ONLY.get(module, "").split():
+                    used.setdefault(path.relative_to(ROOT).as_posix(), set()).add(f"{module}.{node.attr}")
+    assert used == ALLOWED

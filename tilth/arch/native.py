@@ -81,7 +81,7 @@ def _keep_freed_memory() -> None:
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # from malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
+    except (OSError, AttributeError, TypeError):  # another C library
         return
     mallopt(mmap_max, 0)
     mallopt(trim_threshold, 2**31 - 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -24,7 +25,18 @@ from .located import Located, locate
 from .technique import AREAS, config_class, excluded, names, technique, used
 
 Name = str
-_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+
+
+def check_file_names(names: Iterable[str]) -> None:
+    """Refuse with ValueError what cannot name files everywhere: other characters, or two that differ in case alone."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if not re.fullmatch(NAME, name):
+            raise ValueError(f"the source name {name!r} must be letters, digits, '_', '-' or '.'")
+        if other := seen.get(name.lower()):
+            raise ValueError(f"the source names {other!r} and {name!r} are one file where case does not count")
+        seen[name.lower()] = name
 
 
 class Holdout(Config):
@@ -50,11 +62,7 @@ class Corpus(Config):
     @field_validator("sources")
     @classmethod
     def _safe_names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        import re
-
-        for name in value:
-            if not re.fullmatch(_NAME_PATTERN, name):
-                raise ValueError(f"the source name {name!r} must be letters, digits, '_', '-' or '.'")
+        check_file_names(value)
         return value
 
 
@@ -106,7 +114,7 @@ class Budget(Config):
 class Stage(Config):
     """One stretch of training. Every field but `name` may stand at the top of the recipe and is inherited."""
 
-    name: str = Field("train", pattern=_NAME_PATTERN)
+    name: str = Field("train", pattern=NAME)
     mixture: technique("mixture")  # type: ignore[valid-type]
     objective: technique("objective")  # type: ignore[valid-type]
     optim: technique("optim")  # type: ignore[valid-type]
@@ -173,7 +181,7 @@ class Recipe(Config):
 
     written_also: ClassVar[tuple[str, ...]] = ("extends", *(f for f in Stage.model_fields if f != "name"))
     """Fields a recipe file may hold at the top besides these: they go to every stage."""
-    name: str = Field(pattern=_NAME_PATTERN)
+    name: str = Field(pattern=NAME)
     seed: int = Field(0, ge=0, lt=2**63)
     init_draw: int = Field(0, ge=0)
     """Which draw of the first weights: 0 is the seed's own; another gives other weights and the same order of data."""

@@ -132,8 +132,8 @@ def _export(store: TokenStore, start: int, stop: int, prefix: Path) -> None:
             f.flush()
             os.fsync(f.fileno())
         idx_file.unlink(missing_ok=True)  # never a new .bin under an old index
-        asides[0].rename(bin_file)
-        asides[1].rename(idx_file)
+        asides[0].replace(bin_file)
+        asides[1].replace(idx_file)
     finally:
         for aside in asides:
             aside.unlink(missing_ok=True)

@@ -475,24 +475,32 @@ class _Child:
             fix=f"{self.log} holds what it said.",
         )
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal: SIGTERM asks it to save and end."""
+    def ask_to_stop(self) -> None:
+        """Have it save and end."""
         if self.nursery is not None:
-            self.nursery.tell({"signal": int(number), "to": self.number})
+            self.nursery.tell({"signal": "SIGTERM", "to": self.number})
+        elif self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()  # as if its parent were gone; on Windows SIGTERM would end it at once
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.nursery is not None:
+            self.nursery.tell({"signal": "SIGKILL", "to": self.number})
         elif self._process is not None:
-            self._process.send_signal(number)  # does nothing if it ended
+            self._process.kill()  # does nothing if it ended
 
 
 def _stop(children: Sequence[_Child]) -> None:
     """Ask them all to save and end, and end those that do not."""
     for child in children:
-        child.signal(signal.SIGTERM)
+        child.ask_to_stop()
     until = time.monotonic() + PATIENCE_SECONDS
     for child in children:
         killed = False
         while child.code() is None:
             if not killed and time.monotonic() > until:
-                child.signal(signal.SIGKILL)
+                child.kill()
                 killed = True
             time.sleep(0.02)
         child.answer.unlink(missing_ok=True)
@@ -505,7 +513,8 @@ def _on_processes(todo: list[_Run], workers: int, progress: _Progress) -> None:
 
     children: list[_Child] = []
     waiting = list(reversed(todo))
-    forks = sys.platform == "linux" and not torch.cuda.is_available()  # elsewhere libraries do not survive a fork
+    # elsewhere there is no fork, or libraries do not survive one
+    forks = sys.platform == "linux" and "fork" in dir(os) and not torch.cuda.is_available()
     with Interrupt() as interrupt:
         nursery = _Nursery(todo[0].root, todo[0].threads) if forks and len(todo) > 1 else None
         try:

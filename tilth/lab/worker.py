@@ -62,7 +62,7 @@ def nursery() -> int:
                     going[pid] = order["run"]
                 else:
                     for pid in [p for p, run in going.items() if run == order["to"]]:
-                        os.kill(pid, order["signal"])
+                        os.kill(pid, signal.Signals[order["signal"]])
             if not chunk:
                 told = False
                 for pid in going:
@@ -95,7 +95,7 @@ def _be_worker(order: dict[str, Any], life: int) -> NoReturn:
 def _stop_with_parent() -> None:
     while os.read(0, 1):  # not through sys.stdin, whose lock a thread must not hold when Python ends
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
 
 
 def perform(spec: dict[str, Any]) -> dict[str, Any]:

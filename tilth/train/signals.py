@@ -10,8 +10,8 @@ from types import FrameType, TracebackType
 import torch
 import torch.distributed as dist
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""SIGUSR1 is the early warning batch systems can be told to send (Slurm: `--signal=USR1@60`)."""
+STOPPING = tuple(s for s in signal.Signals if s.name in ("SIGTERM", "SIGINT", "SIGUSR1"))
+"""Those this system has. SIGUSR1 is the early warning batch systems can be told to send (Slurm: `--signal=USR1@60`)."""
 ECHO_SECONDS = 0.5
 """A SIGINT so soon after another is the same Ctrl-C: the terminal sends it to every process, and torchrun once more."""
 

@@ -6,7 +6,6 @@ Read like a training recipe (`extends:`, dotted overrides, strict fields, techni
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +18,9 @@ from tilth.core.config import Config, validate
 from tilth.core.errors import RecipeError
 from tilth.core.kinds import refuse_other_recipe
 from tilth.core.located import locate
+from tilth.core.recipe import NAME, check_file_names
 from tilth.core.technique import technique, use_name
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 Tier = Literal["L0", "L1", "L2", "L3", "L4"]
 
 
@@ -80,9 +79,7 @@ class DataRecipe(Config):
     @field_validator("sources")
     @classmethod
     def _safe_names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in value:
-            if not re.fullmatch(NAME, name):
-                raise ValueError(f"the source name {name!r} must be letters, digits, '_', '-' or '.'")
+        check_file_names(value)
         return value
 
     @model_validator(mode="after")

@@ -98,7 +98,7 @@ def begin_worker(parent: int) -> None:
     if parent:
         try:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        except (OSError, AttributeError):  # not Linux: the pipe to the parent breaks instead
+        except (OSError, AttributeError, TypeError):  # not Linux: the pipe to the parent breaks instead
             return
         if os.getppid() != parent:  # it went before we asked
             os._exit(1)

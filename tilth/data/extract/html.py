@@ -7,16 +7,17 @@ counted is the child's own, so that a busy machine refuses no more than an idle 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
 import os
 import re
-import select
 import signal
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any, Protocol
@@ -30,6 +31,8 @@ _STILL = 20.0
 _START_SECONDS = 120.0
 _MEMORY_BYTES = 4 << 30
 _LENGTHS = struct.Struct("<II")
+_TIMED = "setitimer" in dir(signal)
+"""Whether the system has a clock of processor time that ends a process; Windows has none, so real time counts there."""
 
 
 class Extractor(Protocol):
@@ -67,19 +70,23 @@ class Sandboxed:
             assert child.stdin is not None
             child.stdin.write(_LENGTHS.pack(len(page), len(address)) + page + address)
             child.stdin.flush()
-            status, answer = self._answer(child, max(60.0, _STILL * self._config.seconds))
+            wait = max(60.0, _STILL * self._config.seconds) if _TIMED else self._config.seconds
+            status, answer = self._answer(child, wait)
         except (EOFError, BrokenPipeError):
             code = child.wait()
             self.close()
-            if code == -signal.SIGPROF:
-                raise Unreadable(f"takes longer than seconds ({self._config.seconds:g})") from None
+            if _TIMED and code == -signal.SIGPROF:
+                raise self._too_slow() from None
             raise Unreadable("the extractor dies of it", f"exit {code}") from None
         except TimeoutError:
             self.close()
-            raise Unreadable("the extractor stands still") from None
+            raise (Unreadable("the extractor stands still") if _TIMED else self._too_slow()) from None
         if status:
             raise Unreadable("the extractor fails on it", answer[:80])
         return answer
+
+    def _too_slow(self) -> Unreadable:
+        return Unreadable(f"takes longer than seconds ({self._config.seconds:g})")
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._child is not None and self._owner == os.getpid() and self._child.poll() is None:
@@ -103,10 +110,24 @@ class Sandboxed:
 
     def _answer(self, child: subprocess.Popen[bytes], seconds: float) -> tuple[int, str]:
         assert child.stdout is not None
-        if not select.select([child.stdout], [], [], seconds)[0]:
-            raise TimeoutError
-        status, length = _LENGTHS.unpack(_read(child.stdout, _LENGTHS.size))
-        return status, _read(child.stdout, length).decode()
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            child.kill()
+
+        timer = threading.Timer(seconds, end)  # not every system can wait for a pipe with a time limit
+        timer.daemon = True
+        timer.start()
+        try:
+            status, length = _LENGTHS.unpack(_read(child.stdout, _LENGTHS.size))
+            return status, _read(child.stdout, length).decode()
+        except EOFError:
+            if late.is_set():
+                raise TimeoutError from None
+            raise
+        finally:
+            timer.cancel()
 
     def close(self) -> None:
         """End the child."""
@@ -147,28 +168,39 @@ def _read(stream: Any, length: int) -> bytes:
 
 def serve(config: Extractor) -> None:
     """The child: pages come on standard input, texts go to standard output."""
-    import resource
-
     pages, texts = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not be taken for an answer
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit("RLIMIT_CORE", 0)
     work = config.worker()
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    _limit("RLIMIT_AS", _MEMORY_BYTES)
+    if _TIMED:
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
     texts.write(_LENGTHS.pack(0, 0))
     texts.flush()
     while head := pages.read(_LENGTHS.size):
         size, address = _LENGTHS.unpack(head)
         html, url = pages.read(size).decode(), pages.read(address).decode()
-        signal.setitimer(signal.ITIMER_PROF, config.seconds)
+        if _TIMED:
+            signal.setitimer(signal.ITIMER_PROF, config.seconds)
         try:
             status, answer = 0, work(html, url)
         except Exception as err:
             status, answer = 1, f"{type(err).__name__}: {err}"
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        if _TIMED:
+            signal.setitimer(signal.ITIMER_PROF, 0)
         out = answer.encode("utf-8", "replace")
         texts.write(_LENGTHS.pack(status, len(out)) + out)
         texts.flush()
+
+
+def _limit(what: str, most: int) -> None:
+    """Limit this process, where the system can."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    with contextlib.suppress(OSError, ValueError):  # macOS does not limit address space
+        resource.setrlimit(getattr(resource, what), (most, most))
 
 
 _NESTING = re.compile(
