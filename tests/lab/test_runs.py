@@ -177,18 +177,42 @@ def test_every_child_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatc
         answer = tmp_path / "answer"
 
         def __init__(self) -> None:
-            self.told: list[int] = []
+            self.told: list[str] = []
 
         def code(self) -> int | None:
-            return -9 if signal.SIGKILL in self.told else None
+            return -9 if "kill" in self.told else None
 
-        def signal(self, number: signal.Signals) -> None:
-            self.told.append(number)
+        def ask_to_stop(self) -> None:
+            self.told.append("stop")
+
+        def kill(self) -> None:
+            self.told.append("kill")
 
     monkeypatch.setattr(runs, "PATIENCE_SECONDS", 0)
     children = [Deaf(), Deaf()]
     runs._stop(children)  # type: ignore[arg-type]
-    assert [c.told for c in children] == [[signal.SIGTERM, signal.SIGKILL]] * 2
+    assert [c.told for c in children] == [["stop", "kill"]] * 2
+
+
+def test_a_worker_whose_input_ends_is_asked_to_stop_on_every_system() -> None:
+    script = """
+import signal, sys, threading, time
+from tilth.lab import worker
+asked = threading.Event()
+signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+threading.Thread(target=worker._stop_with_parent, daemon=True).start()
+print("ready", flush=True)
+while not asked.is_set():
+    time.sleep(0.01)
+print("asked")
+"""
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdin is not None and child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    child.stdin.close()
+    assert child.stdout.read() == "asked\n"
+    assert child.wait() == 0
+    child.stdout.close()
 
 
 LONG = ("budget.steps=4000", "max_epochs=1000", "eval.every=null")
