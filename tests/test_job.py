@@ -87,7 +87,7 @@ def test_a_changed_evaluation_does_not_train_again(finished: job.Finished, tiny_
     other = again(tiny_recipe, root, **{"eval.samples": ["Old ", "The "]})
     assert other.path == finished.path
     assert stamps(finished.path / "model") == weights
-    assert len(read_json(other.path / "samples.json")) == 2
+    assert len(read_json(other.path / "samples.json", list)) == 2
 
 
 def test_the_export_speaks_like_the_run(finished: job.Finished) -> None:

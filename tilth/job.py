@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,15 +21,18 @@ import yaml
 
 from tilth.arch import hf, io
 from tilth.arch.weights.common import foldable, load_dense_state, to_dense_state
-from tilth.core import device, machine
+from tilth.core import machine, owned
 from tilth.core import recipe as recipes
 from tilth.core.clock import Clock
 from tilth.core.config import validate
-from tilth.core.errors import CheckpointError, DataError, Interrupted, PlanError, RecipeError, RunInUse
+from tilth.core.errors import DataError, Interrupted, PlanError, RecipeError, RunInUse, TilthError
+from tilth.core.formats import Evaluation, Status, StepRow
 from tilth.core.hashing import content_hash, file_hash
 from tilth.core.kinds import refuse_other_run
+from tilth.core.manifest import Manifest, seal
 from tilth.core.protocols import NamedParam
 from tilth.core.recipe import Recipe, Resolved
+from tilth.core.record import Record, claim, trained
 from tilth.core.rundir import RunDir, read_json, read_rows, whole_dir, write_json, write_whole
 from tilth.core.streams import key as stream_key
 from tilth.core.technique import dump
@@ -77,12 +78,12 @@ class Finished:
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """One row per optimizer step."""
-        return read_rows(self.path / "metrics.jsonl")
+        return read_rows(self.path / "metrics.jsonl", StepRow)
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
         """The final evaluation (eval.json)."""
-        return read_json(self.path / "eval.json")
+        return read_json(self.path / "eval.json", Evaluation)
 
     @property
     def loss(self) -> float:
@@ -97,7 +98,7 @@ class Finished:
         """What `tilth run --json` prints."""
         domains = self.evaluation.get("bits_per_byte", {}).get("domains", {})
         bits = {d: r["bits_per_byte"] for d, r in domains.items()}
-        status = read_json(self.path / "status.json")
+        status = read_json(self.path / "status.json", Status)
         return {
             "run": str(self.path),
             "steps": len(self.metrics),
@@ -151,10 +152,16 @@ def load(path: str | Path) -> Speaker:
     path = Path(path)
     refuse_other_run(path, "training run")
     if (path / "model" / "model.json").is_file():
-        kept = path / GENERATION
-        generation = read_json(kept) if kept.exists() else None
+        _check_files(path)
+        generation = read_json(path / GENERATION, missing=None)
         return Speaker(io.load_model(path / "model"), Tokenizer.load(path / "tokenizer"), generation=generation)
     if (path / "config.json").is_file():
+        if changed := owned.changed(path):
+            raise DataError(
+                f"this export is not as it was written: {', '.join(changed[:3])} is missing or has changed.",
+                where=str(path),
+                fix=f"Export the run again. If the change was meant, remove {path / owned.LIST}.",
+            )
         _, model, tokenizer_dir = hf.import_hf(path)
         return Speaker(model, Tokenizer.load(tokenizer_dir), generation=hf.generation_config(path))
     if (path / "recipe.yaml").is_file():
@@ -163,6 +170,14 @@ def load(path: str | Path) -> Speaker:
         "this is neither a run directory (model/model.json) nor a Hugging Face directory (config.json).",
         where=str(path),
     )
+
+
+def _check_files(run: Path) -> None:
+    """Raise DataError naming a file of a run or import that decides what the model says and has changed. The weights
+    are compared with model.json when they are read."""
+    again = run / "recipe.yaml"
+    fix = f"`tilth run {again} --run {run}` tells what helps." if again.exists() else "Import the model again."
+    Manifest(run).check(lambda n: n in ("model/model.json", GENERATION) or n.startswith("tokenizer/"), fix)
 
 
 def prepare(recipe: Recipe, cache: Path, say: Any) -> Prepared:
@@ -190,6 +205,7 @@ def evaluate(
     if recipe is None and (Path(model) / "recipe.yaml").is_file():
         recipe = Path(model) / "recipe.yaml"
     if recipe is not None:
+        Manifest(model).check(lambda name: Path(model) / name == Path(recipe), "Name another recipe with --recipe.")
         asked = recipes.load(recipe).recipe
         corpus, tasks = asked.corpus, asked.eval.tasks
         speaker.model.to_compute(asked.precision.compute_dtype)
@@ -222,6 +238,7 @@ def import_hf(hf_dir: str | Path, run_dir: str | Path, ignore: Sequence[str] = (
         io.save_model(aside / "model", config, model, model.vocab_size, model.max_sequence)
         write_json(aside / GENERATION, hf.generation_config(hf_dir))
         write_whole(aside / "base.yaml", yaml.safe_dump(base, sort_keys=False))
+        seal(aside)
     total = config.num_parameters(model.vocab_size, model.max_sequence)["total"]
     return {"run": str(target.path), "base": str(target / "base.yaml"), "parameters": total}
 
@@ -400,48 +417,43 @@ class _Job:
         self.plan = plan(self.recipe, self.prepared.stores, self.start.vocab_size, self.cache, self.world.size)
         if not first:
             return self._train_only()
+        claim(self.dir, self.identity)  # before the lock is put there
         with self.dir.lock():
+            self.record = Record(self.dir, self.identity, self.out.say)
             self._open()
             try:
                 self._train_if_needed()
                 self._after_training()
             except BaseException as err:
                 stopped = isinstance(err, (Interrupted, KeyboardInterrupt))
-                with contextlib.suppress(OSError):  # the disk may be what failed
-                    self._status("interrupted" if stopped else "failed", error=str(err) or type(err).__name__)
-                    page.write(self.dir.path)
+                with contextlib.suppress(OSError, TilthError):  # the disk may be what failed
+                    self._end("interrupted" if stopped else "failed", error=str(err) or type(err).__name__)
                 raise
-            self._status("done")
-            self.out.say(f"report: {page.write(self.dir.path)}")
+            self.out.say(f"report: {self._end('done')}")
         return Finished(self.dir.path, self.recipe)
+
+    def _end(self, status: str, **more: Any) -> Path:
+        self.record.status(status, **more)
+        report = page.write(self.dir.path)
+        self.record.close()
+        return report
 
     # ---- opening the run directory -----------------------------------------------------------------------------
 
     def _open(self) -> None:
-        kept = self.dir / "identity.json"
-        if kept.exists() and (before := read_json(kept)) != self.identity:
-            changed = ", ".join(k for k in self.identity if before.get(k) != self.identity[k])
-            raise CheckpointError(
-                f"this run directory belongs to another recipe ({changed} differ).",
-                where=str(self.dir.path),
-                fix="Give this recipe another directory with --run, or leave --run out.",
-            )
-        text = recipes.to_yaml(self.recipe)
-        if (
-            not self.dir.recipe.exists() or self.dir.recipe.read_text(encoding="utf-8") != text
-        ):  # else the first origins stay
-            write_whole(self.dir.recipe, text)
-            write_json(self.dir / "origins.json", self.resolved.origins)
-        write_json(self.dir / "versions.json", device.versions())
-        write_json(self.dir / "plan.json", self.plan.numbers)
-        write_json(kept, self.identity)
+        self.record.open(recipes.to_yaml(self.recipe), self.resolved.origins, self.plan.numbers)
         self.prepared.tokenizer.save(self.dir.tokenizer)
         self._write_data()
         self.out.say(f"run: {self.dir.path}")
-        self._status("running")
+        self.record.status("running")
 
-    def _write_data(self, realised: list[list[dict[str, Any]]] | None = None) -> None:
+    def _write_data(self) -> None:
         """data.json: what went in, the plan per source and, once trained, what was realised."""
+        realised: list[list[dict[str, Any]]] = []
+        if trained(self.dir):
+            rows = self.record.rows()
+            counted = [sum(r["stage"] == s.stage.name for r in rows) for s in self.plan.stages]
+            realised = [s.sampler.plan(n) for s, n in zip(self.plan.stages, counted, strict=True)]
         sources = {}
         for name, counts in self.prepared.documents.ledger.items():
             splits = self.prepared.stores[name]
@@ -464,24 +476,6 @@ class _Job:
         }
         write_json(self.dir / "data.json", data)
 
-    def _status(self, status: str, **more: Any) -> None:
-        rows = read_rows(self.dir.metrics)
-        if status == "running" and (self.dir / "status.json").exists():  # the time of the attempts before counts too
-            self.begin -= read_json(self.dir / "status.json").get("wall_seconds", 0.0)
-        write_json(
-            self.dir / "status.json",
-            {
-                "status": status,
-                "seconds": sum(r["step_seconds"] for r in rows),
-                "wall_seconds": time.time() - self.begin,
-                "steps": len(rows),
-                "peak_memory_bytes": max((r["peak_memory_bytes"] for r in rows), default=None),
-                "command": _command(),
-                "time": time.time(),
-                **more,
-            },
-        )
-
     # ---- training ------------------------------------------------------------------------------------------------
 
     def _train_only(self) -> Finished:
@@ -491,7 +485,7 @@ class _Job:
 
     def _train_if_needed(self) -> None:
         self.world.barrier()  # the first rank has opened the directory
-        if (self.dir / "model" / "model.json").is_file():
+        if trained(self.dir):
             self.out.say("trained already: this recipe's weights are in model/")
             return
         model = Session(
@@ -514,10 +508,10 @@ class _Job:
         return bits_per_byte.quick(speaker, self.prepared.documents, self.recipe.eval.max_tokens)
 
     def _keep_weights(self, model: Any) -> None:
-        io.save_model(self.dir / "model", self.recipe.model, model, self.start.vocab_size, self.start.max_sequence)
-        rows = read_rows(self.dir.metrics)
-        counted = [sum(r["stage"] == s.stage.name for r in rows) for s in self.plan.stages]
-        self._write_data([s.sampler.plan(n) for s, n in zip(self.plan.stages, counted, strict=True)])
+        with self.record.manifest.writing("model"):
+            io.save_model(self.dir / "model", self.recipe.model, model, self.start.vocab_size, self.start.max_sequence)
+        self._write_data()
+        rows = self.record.rows()
         seconds = sum(r["step_seconds"] for r in rows)
         measured = {
             "seconds": seconds,
@@ -547,16 +541,18 @@ class _Job:
     # ---- after training ------------------------------------------------------------------------------------------
 
     def _after_training(self) -> None:
-        weights = file_hash(self.dir / "model" / "model.safetensors")
         speaker = load(self.dir.path)
+        weights = read_json(self.dir / "model" / "model.json")["sha256"]
         speaker.model.to_compute(self.recipe.precision.compute_dtype)
         recipe = self.recipe.to_dict()
-        with self._cached("eval.json", [weights, recipe["eval"]["tasks"], self.prepared.documents.key]) as todo:
+        with self.record.part("eval.json", [weights, recipe["eval"]["tasks"], self.prepared.documents.key]) as todo:
             if todo:
                 self.out.say("evaluating on held-out text …")
                 result = run_tasks(speaker, self.prepared.documents, self.recipe.eval.tasks, say=self.out.say)
                 write_json(self.dir / "eval.json", result)
-        with self._cached("samples.json", [weights, recipe["eval"]["samples"], self.recipe.eval.sample_tokens]) as todo:
+        with self.record.part(
+            "samples.json", [weights, recipe["eval"]["samples"], self.recipe.eval.sample_tokens]
+        ) as todo:
             if todo:
                 texts = speaker.generate(
                     self.recipe.eval.samples, max_tokens=self.recipe.eval.sample_tokens, seed=self.recipe.seed
@@ -564,7 +560,7 @@ class _Job:
                 pairs = zip(self.recipe.eval.samples, texts, strict=True)
                 write_json(self.dir / "samples.json", [{"prompt": p, "text": t} for p, t in pairs])
         if self.recipe.export.format != "none" and self._exportable():
-            with self._cached("export", [weights, recipe["export"]]) as todo:
+            with self.record.part("export", [weights, recipe["export"]]) as todo:
                 if todo:
                     said = speaker.export(self.dir.export, format=self.recipe.export.format)
                     self.out.say(f"export: {self.dir.export} ({said})")
@@ -576,9 +572,6 @@ class _Job:
         except DataError:
             return False
 
-    def _cached(self, name: str, key: Any) -> _Done:
-        return _Done(self.dir, name, content_hash(key))
-
 
 def _shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The sampler's rows as data.json holds them."""
@@ -586,28 +579,3 @@ def _shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {"source": r["source"], "weight": r["share"], "tokens": r["planned_tokens"], "epochs": r["epochs"]}
         for r in rows
     ]
-
-
-class _Done:
-    """`with` gives whether a part is still to do; leaving it without an error remembers the key it was done for."""
-
-    def __init__(self, run: RunDir, name: str, key: str) -> None:
-        self._file, self._name, self._key, self._target = run / "done.json", name, key, run / name
-
-    def __enter__(self) -> bool:
-        done = read_json(self._file) if self._file.exists() else {}
-        self._todo = done.get(self._name) != self._key or not self._target.exists()
-        return self._todo
-
-    def __exit__(self, kind: Any, *_: object) -> None:
-        if kind is None and self._todo:
-            done = read_json(self._file) if self._file.exists() else {}
-            write_json(self._file, {**done, self._name: self._key})
-
-
-def _command() -> str | None:
-    """How this process was called, if by the `tilth` command."""
-    called = Path(sys.argv[0])
-    if called.stem == "tilth" or called.parts[-2:] == ("tilth", "__main__.py"):
-        return "tilth " + shlex.join(sys.argv[1:])
-    return None

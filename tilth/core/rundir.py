@@ -8,6 +8,7 @@ import functools
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -29,6 +30,8 @@ MOST_ROW_BYTES = 1 << 32
 """The largest file of rows."""
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 """How many of something: what a field of a plain file that is counted or indexed with is held to."""
+LOCKS = (".lock", ".holder")
+"""Files of the lock of a run directory."""
 _REQUIRED = object()
 
 
@@ -67,7 +70,12 @@ def write_whole(path: Path, data: str | bytes) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """`write_whole` of indented JSON."""
-    write_whole(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_whole(path, json_text(data))
+
+
+def json_text(data: Any) -> str:
+    """Plain data as `write_json` writes it."""
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
@@ -316,10 +324,10 @@ class RunLock:
     """The lock `<run>/.lock`, with its holder's name beside it."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._holder = path, path / ".holder"
+        self._path, self._holder = path, path / LOCKS[1]
 
     def __enter__(self) -> RunLock:
-        self._held = locked(self._path / ".lock", wait=False)
+        self._held = locked(self._path / LOCKS[0], wait=False)
         try:
             self._held.__enter__()
         except Held:
@@ -337,6 +345,18 @@ class RunLock:
     def __exit__(self, *exc: object) -> None:
         self._holder.unlink(missing_ok=True)
         self._held.__exit__(None, None, None)
+
+
+_LEFTOVER = re.compile(r"\..+\.[A-Za-z0-9_]{8}")  # of `write_whole` and `whole_dir`, killed
+
+
+def foreign(path: Path) -> list[str]:
+    """Names of what a directory holds besides locks and what killed writers left; [] if it is not there."""
+    if not path.exists():
+        return []
+    if not path.is_dir():
+        raise DataError("this is a file, and no directory.", where=str(path), fix="Name a new directory.")
+    return sorted(p.name for p in path.iterdir() if p.name not in LOCKS and not _LEFTOVER.fullmatch(p.name))
 
 
 def require_run(path: str | Path) -> Path:

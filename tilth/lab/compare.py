@@ -18,9 +18,10 @@ from typing import Any
 
 from tilth.core import recipe as recipes
 from tilth.core.errors import PlanError, RecipeError
+from tilth.core.formats import StepRow
 from tilth.core.hashing import content_hash
 from tilth.core.recipe import Recipe
-from tilth.core.rundir import read_json, read_rows, write_json
+from tilth.core.rundir import Count, foreign, read_json, read_rows, write_json
 from tilth.core.technique import resolve as resolve_technique
 from tilth.core.technique import use_name
 from tilth.report import words
@@ -228,9 +229,15 @@ def _own_budget(recipe: Recipe) -> str:
 
 
 def _settle(folder: Path, setting: dict[str, Any]) -> None:
-    """Open the directory; one that holds another comparison is refused."""
+    """Open the directory; one that holds another comparison, or anything that is no comparison, is refused."""
     kept = folder / "setting.json"
-    if kept.exists() and read_json(kept) != setting:
+    if not kept.exists() and (names := foreign(folder)):
+        raise PlanError(
+            f"this directory holds other things than a comparison ({', '.join(names[:3])}).",
+            where=str(folder),
+            fix="Name a new or empty one with --out.",
+        )
+    if read_json(kept, missing=setting) != setting:
         raise PlanError(
             "this directory holds another comparison.", where=str(folder), fix="Name another one with --out."
         )
@@ -240,7 +247,7 @@ def _settle(folder: Path, setting: dict[str, Any]) -> None:
 def _paced(recipe: Recipe, arms: Sequence[Arm], seconds: float, folder: Path, running: dict[str, Any]) -> list[Arm]:
     """Arms with the steps that `seconds` of training buy each, from a short probe of all (kept, so that it is one)."""
     kept = folder / "pace.json"
-    steps: dict[str, int] = read_json(kept) if kept.exists() else {}
+    steps: dict[str, int] = read_json(kept, dict[str, Count], missing={})
     if set(steps) != {a.name for a in arms}:
         running["say"](f"measuring the speed of {len(arms)} arms")
         task = "eval.tasks=[{use: bits_per_byte, baselines: [], max_bytes: 1000}]"
@@ -248,7 +255,7 @@ def _paced(recipe: Recipe, arms: Sequence[Arm], seconds: float, folder: Path, ru
         probes = [Arm(a.name, (*a.overrides, *short)) for a in arms]
         found = run_all(recipe, probes, [recipe.seed], **running)
         for outcome in found:
-            rows = read_rows(Path(running["root"]) / outcome.run / "metrics.jsonl")
+            rows = read_rows(Path(running["root"]) / outcome.run / "metrics.jsonl", StepRow)
             late = [r["step_seconds"] for r in rows[len(rows) // 3 :]]
             # one that diverges in its first step has no speed; it will do so again
             steps[outcome.arm] = max(1, int(seconds / statistics.fmean(late))) if late else PROBE_STEPS

@@ -23,13 +23,15 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from tilth.core import errors
 from tilth.core import recipe as recipes
-from tilth.core.errors import Interrupted, PlanError, RecipeError, TilthError
+from tilth.core.errors import DataError, Interrupted, PlanError, RecipeError, TilthError
 from tilth.core.hashing import content_hash
 from tilth.core.machine import cores
 from tilth.core.recipe import Recipe
-from tilth.core.rundir import read_json
+from tilth.core.rundir import read_json, write_json
 from tilth.core.technique import use_name
 from tilth.report import words
 
@@ -102,6 +104,28 @@ class Outcome:
         return replace(outcome, curve=[(int(t), float(v)) for t, v in outcome.curve])
 
 
+class KeptOutcome(TypedDict):
+    """outcome.json."""
+
+    key: str
+    outcome: dict[str, Any]
+    checksum: str
+
+
+def keep_outcome(path: Path, key: str, outcome: dict[str, Any]) -> None:
+    """Write an outcome beside its run; `key` tells which run, measured how."""
+    write_json(path, {"key": key, "outcome": outcome, "checksum": content_hash([key, outcome])})
+
+
+def kept_outcome(path: Path) -> KeptOutcome | None:
+    """What `keep_outcome` wrote; None where nothing is, or where it is damaged: then the run is measured again."""
+    try:
+        kept = read_json(path, KeptOutcome, missing=None)
+    except DataError:
+        return None
+    return kept if kept is not None and kept["checksum"] == content_hash([kept["key"], kept["outcome"]]) else None
+
+
 @dataclass(frozen=True)
 class Rehearsal:
     """What is known of an arm before it trains."""
@@ -143,6 +167,9 @@ def run_all(
         for seed in seeds
     ]
     waiting = {r.directory: r for r in todo if r.found() is None}  # two arms may ask for the same run
+    for directory in waiting:
+        if (directory / OUTCOME).is_file() and kept_outcome(directory / OUTCOME) is None:
+            say(f"{directory / OUTCOME} is damaged: the run is measured again")
     if found := len({r.directory for r in todo} - set(waiting)):
         say(f"{found} of {found + len(waiting)} runs are there already")
     if waiting:
@@ -305,8 +332,8 @@ class _Run:
 
     def found(self) -> Outcome | None:
         """The outcome, if this run is finished and was measured as the recipe asks now."""
-        path = self.directory / OUTCOME
-        if not path.is_file() or (kept := read_json(path)).get("key") != self.key:
+        kept = kept_outcome(self.directory / OUTCOME)
+        if kept is None or kept["key"] != self.key:
             return None
         mine = {"arm": self.arm.name, "overrides": list(self.arm.overrides), "seed": self.seed}
         return Outcome.from_dict({**kept["outcome"], **mine})

@@ -14,7 +14,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from tilth.core.config import parse_yaml
 from tilth.core.errors import RecipeError
@@ -28,6 +30,20 @@ TUNING_SEED = 1_000_003
 WORST = 1e6
 """What the search is told of a trial that diverged, in bits per byte."""
 _RANGE = re.compile(r"([^\s:]+):([^\s:]+)")
+
+
+class _Trial(TypedDict):
+    values: dict[str, str]
+    bits: float | None
+    run: str
+
+
+class _Kept(TypedDict):
+    """The file of trials."""
+
+    setting: NotRequired[dict[str, Any]]
+    arms: NotRequired[Any]
+    trials: NotRequired[dict[str, list[_Trial]]]
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,7 @@ def tune(
     """
     own = {arm.name: [k for k in knobs if k.arm in (None, arm.name)] for arm in arms}
     count = _trials(own, trials)
-    kept = read_json(keep) if keep.is_file() else {}
+    kept = read_json(keep, _Kept, missing={})
     setting = {"seed": seed, "trials": count, "knobs": {a: [vars_of(k) for k in ks] for a, ks in own.items()}}
     done: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
     if kept.get("setting") == setting and kept.get("arms") == _said(arms):

@@ -11,7 +11,6 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -104,9 +103,10 @@ def perform(spec: dict[str, Any]) -> dict[str, Any]:
 
     from tilth import job
     from tilth.core import recipe as recipes
-    from tilth.core.rundir import write_json
-    from tilth.lab.runs import OUTCOME
+    from tilth.core.rundir import read_json
+    from tilth.lab.runs import OUTCOME, keep_outcome
     from tilth.report.live import Silent
+    from tilth.train.store import clear
 
     torch.set_num_threads(spec["threads"])
     directory = Path(spec["directory"])
@@ -122,8 +122,8 @@ def perform(spec: dict[str, Any]) -> dict[str, Any]:
                 raise
             error = "the weights are not finite after the last step"
         outcome = measure(recipe, directory, Path(spec["root"]), error)
-        write_json(directory / OUTCOME, {"key": spec["key"], "outcome": outcome})
-        shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # the weights are in model/, the rest is measured
+        keep_outcome(directory / OUTCOME, spec["key"], outcome)
+        clear(directory / "checkpoints", read_json(directory / "identity.json"))  # the weights are in model/
     except TilthError as err:
         return err.as_dict()
     except OSError as err:
@@ -135,11 +135,15 @@ def perform(spec: dict[str, Any]) -> dict[str, Any]:
 def measure(recipe: Any, directory: Path, root: Path, error: str | None) -> dict[str, Any]:
     """The outcome of a finished or diverged run as plain data; the parent adds arm and overrides."""
     from tilth import job
+    from tilth.core.formats import PlanNumbers, StepRow
     from tilth.core.rundir import read_json, read_rows
-    from tilth.lab.runs import OUTCOME, Outcome, build
+    from tilth.lab.runs import OUTCOME, Outcome, build, kept_outcome
 
-    rows = read_rows(directory / "metrics.jsonl")
-    numbers, versions = read_json(directory / "plan.json"), read_json(directory / "versions.json")
+    rows = read_rows(directory / "metrics.jsonl", StepRow)
+    numbers, versions = (
+        read_json(directory / "plan.json", PlanNumbers),
+        read_json(directory / "versions.json", dict[str, str]),
+    )
     tokens = _tokens(rows)
     outcome = Outcome(
         arm="",
@@ -169,8 +173,8 @@ def measure(recipe: Any, directory: Path, root: Path, error: str | None) -> dict
 
         outcome.optimizer_state_estimate = int(optim.state_bytes(named_params(build(recipe, start)[0])))
     outcome.cpu_seconds = time.process_time()
-    if (directory / OUTCOME).is_file():  # trained before and only measured now
-        before = Outcome.from_dict(read_json(directory / OUTCOME)["outcome"])
+    if kept := kept_outcome(directory / OUTCOME):  # trained before and only measured now
+        before = Outcome.from_dict(kept["outcome"])
         outcome.cpu_seconds = before.cpu_seconds
         outcome.optimizer_state_bytes = outcome.optimizer_state_bytes or before.optimizer_state_bytes
     return outcome.to_dict()
@@ -199,11 +203,12 @@ def _tokens(rows: list[dict[str, Any]]) -> list[int]:
 def _scores(outcome: Any, recipe: Any, directory: Path, prepared: Any) -> None:
     """Held-out scores, the loss in nats per token, and the curve's last point as its others were measured."""
     from tilth import job
+    from tilth.core.formats import Evaluation
     from tilth.core.rundir import read_json
     from tilth.core.technique import use_name
     from tilth.eval import bits_per_byte
 
-    found = read_json(directory / "eval.json")
+    found = read_json(directory / "eval.json", Evaluation)
     domains = found["bits_per_byte"]["domains"]
     outcome.bits_per_byte = {d: r["bits_per_byte"] for d, r in domains.items()}
     outcome.bits = math.fsum(outcome.bits_per_byte.values()) / len(domains)
@@ -227,14 +232,15 @@ def _scores(outcome: Any, recipe: Any, directory: Path, prepared: Any) -> None:
 
 
 def _curve(directory: Path, rows: list[dict[str, Any]], tokens: list[int]) -> tuple[list[tuple[int, float]], str]:
+    from tilth.core.formats import EventRow
     from tilth.core.rundir import read_rows
     from tilth.report.curves import smooth
 
     at = {row["global_step"]: n for row, n in zip(rows, tokens, strict=True)}
     held_out = {}  # of a step evaluated twice (after a kill) the last counts
-    for event in read_rows(directory / "events.jsonl"):
-        if event.get("event") == "eval" and event.get("bits_per_byte") and event["global_step"] in at:
-            bits = event["bits_per_byte"].values()
+    for event in read_rows(directory / "events.jsonl", EventRow):
+        bits = [math.nan if b is None else b for b in event.get("bits_per_byte", {}).values()]
+        if event["event"] == "eval" and bits and event.get("global_step") in at:
             held_out[at[event["global_step"]]] = math.fsum(bits) / len(bits)
     finite = sorted((t, b) for t, b in held_out.items() if math.isfinite(b))
     if finite:

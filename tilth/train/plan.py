@@ -10,16 +10,17 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import psutil
 import torch
+from typing_extensions import TypedDict
 
 from tilth.core.clock import Clock
 from tilth.core.errors import PlanError
 from tilth.core.hashing import content_hash
 from tilth.core.recipe import Recipe, Stage
-from tilth.core.rundir import Rows, read_rows
+from tilth.core.rundir import Count, Rows, read_rows
 from tilth.core.technique import dump
 from tilth.data.sampler import Sampler
 from tilth.data.store import TokenStore
@@ -178,7 +179,7 @@ def memory_bytes(recipe: Recipe, stage: Stage, vocab_size: int, world: int, micr
 def _numbers(recipe: Recipe, stages: list[StagePlan], vocab: int, cache: Path, world: int) -> dict[str, Any]:
     parameters = recipe.model.num_parameters(vocab, max(s.stage.batch.sequence for s in stages))  # type: ignore[attr-defined]
     flops = sum(s.flops_per_token * s.tokens for s in stages)
-    history = read_rows(cache / HISTORY)
+    history = read_rows(cache / HISTORY, HistoryRow, damaged=[])  # what cannot be read predicts nothing
     alike = [h for h in history if h.get("flops_per_second") and h.get("world") == world]
     alike = [h for h in alike if h.get("shape") == shape(recipe)] or alike
     speeds = [h["flops_per_second"] for h in alike]
@@ -214,6 +215,18 @@ def shape(recipe: Recipe) -> str:
     """What decides how fast a recipe trains on one machine: model, batches, arithmetic."""
     batches = [s.batch.model_dump() for s in recipe.stages]
     return content_hash([dump(recipe.model), batches, dump(recipe.precision), recipe.recompute, recipe.compile])
+
+
+class HistoryRow(TypedDict):
+    """A line of the history: what a run was predicted to need, and what it needed."""
+
+    predicted_peak_memory_bytes: float | None
+    predicted_seconds: float | None
+    peak_memory_bytes: float | None
+    seconds: float | None
+    world: NotRequired[Count]
+    shape: NotRequired[str]
+    flops_per_second: NotRequired[float | None]
 
 
 def errors(history: list[dict[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     checkpoints/
       step-00000200/                a checkpoint
+        owner                       whose it is: nothing of another run is removed
         rank-00000.safetensors      tensors this rank wrote (tilth.train.shards)
         state.json                  the state's structure and its plain values
         manifest.json               identity, versions, table of tensors, SHA-256 and size of each file
@@ -39,7 +40,7 @@ from torch.distributed.tensor import DTensor
 
 from tilth.core.config import Config
 from tilth.core.errors import CheckpointError, DataError
-from tilth.core.hashing import file_hash
+from tilth.core.hashing import content_hash, file_hash
 from tilth.core.rundir import fsync_dir, inside, write_whole
 from tilth.core.version import VERSION
 
@@ -48,6 +49,10 @@ from .shards import DTYPE_NAMES, Entry, File, ShardReader, ShardWriter, Size, co
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 warnings.filterwarnings("ignore", "torch.distributed is disabled")  # DCP says so at each save of a single process
+
+
+OWNER = "owner"
+"""The first file of a checkpoint: a hash of the identity of the run it is of."""
 
 
 class _Attempt(NamedTuple):
@@ -98,6 +103,7 @@ class Store:
     ) -> None:
         self.directory, self.keep, self.milestones = Path(directory), keep, milestones
         self.identity = json.loads(json.dumps(dict(identity or {})))
+        self._owner = content_hash(self.identity)
         self._log = log
         self._rows: deque[dict[str, Any]] = deque()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if asynchronous else None
@@ -191,6 +197,7 @@ class Store:
             self._sweep()
             _remove(aside)
             aside.mkdir()
+            (aside / OWNER).write_text(self._owner)
 
         def commit(table: dict[str, Entry], files: dict[str, File]) -> None:
             nonlocal total
@@ -258,16 +265,25 @@ class Store:
             except _Damaged:
                 continue
         for path in self.directory.iterdir():
-            stale = path.name.endswith(".writing") or (_NAME.fullmatch(path.name) and not _is_committed(path))
-            if stale and path.name.startswith("step-") and path.is_dir():
+            begun = path.name.endswith(".writing") or (_NAME.fullmatch(path.name) and not _is_committed(path))
+            if begun and path.name.startswith("step-") and path.is_dir() and self._wrote(path):
                 _remove(path)
         self._swept = True
 
+    def _wrote(self, path: Path) -> bool:
+        """Whether a checkpoint, finished or not, is of this run: nothing else is ever removed."""
+        with contextlib.suppress(OSError, ValueError):
+            return (path / OWNER).read_text() == self._owner
+        with contextlib.suppress(_Damaged, CheckpointError):
+            return _manifest(path).identity == self.identity  # of before there were owners
+        return not any(path.iterdir())  # killed before it said whose it is
+
     def _free_name(self, step: int) -> Path:
-        attempts = [a.attempt for a in self._committed() if a.step == step]
-        name = f"step-{step:08d}" + (f".{attempts[-1] + 1}" if attempts else "")
-        _remove(self.directory / name)  # one that failed between rename and commit
-        return self.directory / name
+        """A name that nothing has, after those of other attempts at the step."""
+        attempts = [
+            int(m[2] or 0) for p in self.directory.iterdir() if (m := _NAME.fullmatch(p.name)) and int(m[1]) == step
+        ]
+        return self.directory / (f"step-{step:08d}" + (f".{max(attempts) + 1}" if attempts else ""))
 
     def _retain(self, newest: Path) -> None:
         """Remove what retention does not hold; `newest` was just committed and always stays."""
@@ -276,7 +292,7 @@ class Store:
         if self.milestones:
             held |= {a.path for a in latest.values() if a.step % self.milestones == 0}
         for attempt in self._committed():
-            if attempt.path not in held:
+            if attempt.path not in held and self._wrote(attempt.path):
                 try:
                     _remove(attempt.path)
                 except OSError as err:
@@ -384,6 +400,16 @@ class Store:
         if said[:1] == b"-":
             raise error or CheckpointError(said[1:].decode())
         return said[1:].decode()
+
+
+def clear(directory: Path, identity: Mapping[str, Any]) -> None:
+    """Remove the checkpoints of a run, and the directory if nothing else is in it."""
+    store = Store(directory, asynchronous=False, identity=identity)
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        if path.name.startswith("step-") and path.is_dir() and store._wrote(path):
+            _remove(path)
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 # ---- a state as JSON and tensors -----------------------------------------------------------------------------------

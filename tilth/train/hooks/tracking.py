@@ -96,10 +96,10 @@ def identity(run_dir: Path, service: str) -> str:
 def remember(run_dir: Path, service: str, id: str) -> None:
     """Keep the id of this run directory at a service, in trackers.json."""
     file = run_dir / "trackers.json"
-    write_json(file, {**(read_json(file) if file.exists() else {}), service: id})
+    write_json(file, {**read_json(file, dict[str, str], missing={}), service: id})
 
 
 def remembered(run_dir: Path, service: str) -> str | None:
     """The id kept for a service, or None."""
     file = run_dir / "trackers.json"
-    return read_json(file).get(service) if file.exists() else None
+    return read_json(file, dict[str, str], missing={}).get(service)
