@@ -389,7 +389,7 @@ class Hook(Protocol):
 
 class Task(Protocol):
     """An evaluation task's configuration. One that reads files also has `check()`, which is called before training
-    and raises for what it could not read."""
+    and raises for what it could not read, and `files()`, whose contents are part of what was measured."""
 
     def run(self, speaker: Any, held_out: Mapping[str, Sequence[str]], train: Mapping[str, Sequence[str]]) -> dict:
         """Results as plain data. `held_out` and `train` map a domain to its documents' texts."""

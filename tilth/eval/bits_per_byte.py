@@ -49,7 +49,8 @@ class Config(BaseConfig):
     def run(
         self, speaker: Speaker, held_out: Mapping[str, Sequence[str]], train: Mapping[str, Sequence[str]]
     ) -> dict[str, Any]:
-        """`domains`: name -> bits_per_byte, stderr, bytes, documents, lossless, baselines, beats (names of baselines).
+        """`domains`: name -> bits_per_byte, stderr, bytes, documents, lossless, baselines, beats (names of baselines);
+        contexts: the windows long texts are scored in.
 
         stderr is null for a single document. Domains without held-out text are left out.
         """
@@ -70,7 +71,12 @@ class Config(BaseConfig):
                 "baselines": rivals[domain],
                 "beats": [name for name, theirs in rivals[domain].items() if bits < theirs],
             }
-        return {"domains": domains, "ngram_order": self.ngram_order}
+        new = self.stride or speaker.stride
+        return {
+            "domains": domains,
+            "ngram_order": self.ngram_order,
+            "contexts": f"windows of {speaker.max_sequence:,} tokens, at most {new:,} new ones in each",
+        }
 
     def _score(self, speaker: Speaker, texts: Sequence[str]) -> tuple[float, float | None]:
         ids = speaker.documents(texts)

@@ -1,17 +1,24 @@
 """A speaker as EleutherAI's lm-evaluation-harness wants it: `lm_eval.simple_evaluate(model=TilthLM(speaker), …)`.
 
-Scores are the speaker's own: every text starts behind the begin token, spaces between context and continuation count to
-the continuation, long documents are scored in overlapping windows (lm-eval's own models use disjoint ones). Needs the
-extra `tilth[lm-eval]`; only this module imports it.
+Texts are scored in the contexts lm-eval gives its own Hugging Face models (`tilth.eval.contexts`), so that numbers can
+be compared; with `contexts="tilth"` in the speaker's own, where long texts are scored in overlapping windows. Needs the
+extra `tilth[lm-eval]`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import torch
+
 from tilth.core.errors import DataError, TilthError
+from tilth.eval import contexts as as_lm_eval
+from tilth.eval.contexts import Contexts
 from tilth.eval.speaker import Speaker
 
 try:
@@ -30,10 +37,10 @@ SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "see
 class TilthLM(LM):
     """lm-eval's model interface over one speaker, one process."""
 
-    def __init__(self, speaker: Speaker, max_gen_toks: int = 256) -> None:
-        """`max_gen_toks`: longest reply where a task does not say."""
+    def __init__(self, speaker: Speaker, max_gen_toks: int = 256, contexts: Contexts = "lm-eval") -> None:
+        """`max_gen_toks`: longest reply where a task does not say. `contexts`: whose texts are scored in."""
         super().__init__()
-        self.speaker, self.max_gen_toks = speaker, max_gen_toks
+        self.speaker, self.max_gen_toks, self.contexts = speaker, max_gen_toks, contexts
 
     @property
     def tokenizer_name(self) -> str:
@@ -42,12 +49,15 @@ class TilthLM(LM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(log p, is greedy) of each (context, continuation)."""
-        scores = [tuple(s) for s in self.speaker.loglik([r.args for r in requests])]
-        return self._kept("loglikelihood", requests, scores)
+        pairs = [r.args for r in requests]
+        scores = as_lm_eval.loglik(self.speaker, pairs) if self.contexts == "lm-eval" else self.speaker.loglik(pairs)
+        return self._kept("loglikelihood", requests, [tuple(s) for s in scores])
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """log p of each whole text."""
-        return self._kept("loglikelihood_rolling", requests, self.speaker.loglik_rolling([r.args[0] for r in requests]))
+        texts = [r.args[0] for r in requests]
+        rolling = as_lm_eval.loglik_rolling if self.contexts == "lm-eval" else Speaker.loglik_rolling
+        return self._kept("loglikelihood_rolling", requests, rolling(self.speaker, texts))
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Replies. Contexts that leave no room are cut on the left, as lm-eval's own models do.
@@ -92,19 +102,55 @@ class TilthLM(LM):
         return results
 
 
-def harness(speaker: Speaker, tasks: Sequence[Any], **settings: Any) -> dict[str, dict[str, float]]:
-    """Run lm-eval tasks (names, or task dictionaries) on a speaker: task -> metric -> value, with standard errors.
+def harness(
+    speaker: Speaker, tasks: Sequence[Any], *, contexts: Contexts = "lm-eval", **settings: Any
+) -> dict[str, dict[str, Any]]:
+    """Run lm-eval tasks on a speaker: task -> n and metrics, each with its value and standard error (None: not given).
 
-    `settings` go to `lm_eval.simple_evaluate` (num_fewshot, limit, task_manager, …). Named tasks download their data.
+    `tasks` are lm-eval's task objects, names or dictionaries; `settings` go to `lm_eval.simple_evaluate` (num_fewshot,
+    limit, …). A metric behind a filter is named with it: "exact_match (strict-match)".
     """
     import lm_eval
     from lm_eval.tasks import TaskManager
 
     if not any(isinstance(task, str) for task in tasks):  # no need to look through lm-eval's thousands of own tasks
         settings.setdefault("task_manager", TaskManager(include_defaults=False))
-    found = lm_eval.simple_evaluate(model=TilthLM(speaker), tasks=list(tasks), **settings)
-    results = {} if found is None else found["results"]
+    with _same_draws():
+        found = lm_eval.simple_evaluate(
+            model=TilthLM(speaker, contexts=contexts), tasks=list(tasks), log_samples=False, **settings
+        )
+    if found is None:  # another process of this group speaks
+        return {}
     return {
-        task: {m: float(v) for m, v in row.items() if isinstance(v, int | float) and math.isfinite(v)}
-        for task, row in results.items()
+        task: {"n": found.get("n-samples", {}).get(task, {}).get("effective"), "metrics": _metrics(row)}
+        for task, row in found["results"].items()
     }
+
+
+def _metrics(row: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    out: dict[str, dict[str, float | None]] = {}
+    for key, value in row.items():
+        name, comma, through = key.partition(",")
+        if not comma or name.endswith("_stderr"):
+            continue
+        error = row.get(f"{name}_stderr,{through}")
+        shown = name if through == "none" else f"{name} ({through})"
+        out[shown] = {"value": _number(value), "stderr": _number(error)}
+    return out
+
+
+def _number(value: Any) -> float | None:
+    """A finite number; lm-eval writes "N/A" where it has none."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+@contextlib.contextmanager
+def _same_draws() -> Iterator[None]:
+    """Leave the random numbers of this process as they were: lm-eval seeds them all, and training may go on."""
+    python, numbers = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numbers)

@@ -8,21 +8,19 @@ Misleads when the two texts differ in length: the shorter one has a head start.
 
 from __future__ import annotations
 
-import io
-import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import zstandard
 from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.located import Located
 
+from . import rows
 from .pairs import Pair, from_documents
 from .speaker import Speaker
 
@@ -37,22 +35,24 @@ CARD = {
 }
 NAMES = {"good": "sentence_good", "bad": "sentence_bad", "paradigm": "UID", "term": "linguistics_term"}
 """Our field -> BLiMP's own."""
-MAX_LINE = 1 << 20
-"""Bytes of one line; a longer one is no minimal pair."""
 
 
 class Config(BaseConfig):
     """Knobs of the task."""
 
     path: Located | None = None
-    """A .jsonl or .jsonl.zst file with good, bad, paradigm, field, term (or BLiMP's own names); null: own pairs."""
+    """A .jsonl[.gz|.zst] file with good, bad, paradigm, field, term (or BLiMP's own names); null: own pairs."""
     limit: int | None = Field(100, gt=0)
     """Pairs per paradigm, the first ones; null: all (own pairs: 100)."""
 
     def check(self) -> None:
         """Raises DataError if the file of pairs is not there."""
-        if self.path is not None and not Path(self.path).is_file():
-            raise DataError("there is no such file of pairs.", where=self.path)
+        if self.path is not None:
+            rows.require(self.path)
+
+    def files(self) -> list[Path]:
+        """The file of pairs, if one is named."""
+        return [] if self.path is None else [Path(self.path)]
 
     def run(
         self, speaker: Speaker, held_out: Mapping[str, Sequence[str]], train: Mapping[str, Sequence[str]]
@@ -91,43 +91,20 @@ def read(path: Path, limit: int | None) -> list[Pair]:
     """The first `limit` pairs of each paradigm. Raises DataError naming the file and line that cannot be used."""
     out: list[Pair] = []
     seen: dict[str, int] = defaultdict(int)
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        pair = _pair(line, f"{path}, line {number}")
+    for row, where in rows.read(path):
+        pair = _pair(row, where)
         seen[pair.paradigm] += 1
         if limit is None or seen[pair.paradigm] <= limit:
             out.append(pair)
-    if not out:
-        raise DataError("there are no pairs in this file.", where=str(path))
     return out
 
 
-def _pair(line: bytes, where: str) -> Pair:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as err:
-        raise DataError(f"this line is not JSON ({err}).", where=where) from None
+def _pair(row: Mapping[str, Any], where: str) -> Pair:
     values = {}
     for ours in Pair._fields:
         theirs = NAMES.get(ours, ours)
-        value = row.get(ours, row.get(theirs)) if isinstance(row, dict) else None
+        value = row.get(ours, row.get(theirs))
         if ours in ("good", "bad") and not (isinstance(value, str) and value):
             raise DataError(f"there is no text '{ours}' (or '{theirs}') in this line.", where=where)
         values[ours] = value if isinstance(value, str) else "unnamed"
     return Pair(**values)
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as raw:
-            file: Any = raw
-            if path.suffix == ".zst":
-                file = io.BufferedReader(zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(raw))
-            while line := file.readline(MAX_LINE + 1):
-                if len(line) > MAX_LINE:
-                    raise DataError(f"a line is longer than {MAX_LINE:,} bytes.", where=str(path))
-                yield line
-    except (OSError, zstandard.ZstdError) as err:
-        reason = getattr(err, "strerror", None) or err
-        raise DataError(f"this file cannot be read ({reason}).", where=str(path)) from None

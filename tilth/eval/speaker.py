@@ -105,6 +105,10 @@ class Speaker:
         """Tokens the model can read at once."""
         return self.model.max_sequence
 
+    def begin(self, empty: bool) -> list[int]:
+        """The token ids put before a text; `empty`: nothing else stands before what is scored."""
+        return self._before(empty).tolist()
+
     # ---- scoring -------------------------------------------------------------------------------------------------
 
     def logits(self, ids: Tensor | np.ndarray) -> Tensor:
