@@ -79,13 +79,24 @@ def evaluate(
         Path | None,
         typer.Option("--recipe", help="Recipe whose held-out text and tasks are used (default: the run's)."),
     ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead of the recipe's, between commas: tasks lm-eval knows (arc_easy), YAML tasks of its kind, "
+            ".jsonl files of questions, bits_per_byte, minimal_pairs; or {use: …} as in a recipe. May be repeated."
+        ),
+    ] = None,
+    shots: Annotated[int | None, typer.Option(help="Examples before each question of lm-eval's tasks.", min=0)] = None,
+    limit: Annotated[int | None, typer.Option(help="Questions per task, the first ones.", min=1)] = None,
     root: Root = Path("runs"),
     json_output: Json = False,
 ) -> Any:
     """Evaluate a run or a Hugging Face directory on held-out text and tasks."""
     from tilth import job
+    from tilth.eval.asked import parse
 
-    return job.evaluate(model, recipe, root=root, out=_console(json_output))
+    asked = parse(tasks or (), shots, limit)
+    return job.evaluate(model, recipe, tasks=asked, root=root, out=_console(json_output))
 
 
 @verb("generate")

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache as cached
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tilth.core import machine, owned
 from tilth.core import recipe as recipes
 from tilth.core.clock import Clock
 from tilth.core.config import validate
-from tilth.core.errors import DataError, Interrupted, PlanError, RecipeError, RunInUse, TilthError
+from tilth.core.errors import DataError, Interrupted, PlanError, RecipeError, RunInUse, TilthError, nearest
 from tilth.core.formats import Evaluation, Status, StepRow
 from tilth.core.hashing import content_hash, file_hash
 from tilth.core.kinds import refuse_other_run
@@ -35,16 +36,16 @@ from tilth.core.recipe import Recipe, Resolved
 from tilth.core.record import Record, claim, trained
 from tilth.core.rundir import RunDir, read_json, read_rows, whole_dir, write_json, write_whole
 from tilth.core.streams import key as stream_key
-from tilth.core.technique import dump
+from tilth.core.technique import dump, resolve, use_name
 from tilth.data.corpus import Documents
 from tilth.data.corpus import prepare as prepare_documents
 from tilth.data.store import TokenStore, write_stores
 from tilth.data.tokenizer import Tokenizer
 from tilth.eval import bits_per_byte
 from tilth.eval.evaluate import evaluate as run_tasks
-from tilth.eval.evaluate import tell
+from tilth.eval.evaluate import figures, tell
 from tilth.eval.speaker import Speaker
-from tilth.report import page
+from tilth.report import facts, page
 from tilth.report.live import Console, console
 from tilth.train.learner import World, equip
 from tilth.train.plan import Plan, plan, remember, shape
@@ -194,12 +195,22 @@ def is_first_process() -> bool:
 
 
 def evaluate(
-    model: str | Path, recipe: str | Path | None = None, *, root: str | Path = "runs", out: Console | None = None
+    model: str | Path,
+    recipe: str | Path | None = None,
+    *,
+    tasks: Sequence[Any] = (),
+    root: str | Path = "runs",
+    out: Console | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run or Hugging Face directory with the held-out text and tasks of a recipe (default: the run's).
 
-    A Hugging Face directory without a recipe is scored on held-out parts of this Python's standard library.
+    `tasks` are measured instead of the recipe's: configurations of the area "task", or `{use: …}`. A Hugging Face
+    directory without a recipe is scored on held-out parts of this Python's standard library.
     """
+    given = [resolve("task", task) for task in tasks]
+    for task in given:
+        if hasattr(task, "check"):
+            task.check()
     out = out or console()
     speaker = load(model)
     if recipe is None and (Path(model) / "recipe.yaml").is_file():
@@ -207,15 +218,17 @@ def evaluate(
     if recipe is not None:
         Manifest(model).check(lambda name: Path(model) / name == Path(recipe), "Name another recipe with --recipe.")
         asked = recipes.load(recipe).recipe
-        corpus, tasks = asked.corpus, asked.eval.tasks
+        corpus, wanted = asked.corpus, asked.eval.tasks
         speaker.model.to_compute(asked.precision.compute_dtype)
     else:
-        out.say("no recipe was named: scoring held-out parts of this Python's standard library")
-        corpus, tasks = validate(recipes.Corpus, STDLIB), recipes.Eval().tasks
+        if not given:
+            out.say("no recipe was named: scoring held-out parts of this Python's standard library")
+        corpus, wanted = validate(recipes.Corpus, STDLIB), recipes.Eval().tasks
     cache = Path(root) / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
-    result = run_tasks(speaker, prepare_documents(corpus, cache, out.say), tasks, say=out.say)
-    for line in tell(result):
+    documents = cached(lambda: prepare_documents(corpus, cache, out.say))
+    result = run_tasks(speaker, documents, given or wanted, say=out.say)
+    for line in ["", *tell(result)]:
         out.say(line)
     return result
 
@@ -314,7 +327,15 @@ def check(recipe: Recipe, start: Start, tokenizer: Tokenizer, say: Any) -> None:
                 where=f"eval.samples.{i}",
                 fix="Shorten it, or train on longer sequences.",
             )
-    for task in recipe.eval.tasks:
+    figure, _, domain = recipe.eval.by.partition(".")
+    known = ["bits_per_byte", *(use_name(t) for t in recipe.eval.during)]
+    if recipe.eval.keep == "best" and figure not in known:
+        raise RecipeError(f"'{figure}' is not measured while training.", where="eval.by", fix=nearest(figure, known))
+    if recipe.eval.keep == "best" and figure == "bits_per_byte" and domain not in ("", *recipe.corpus.sources):
+        raise RecipeError(
+            f"there is no source '{domain}'.", where="eval.by", fix=nearest(domain, recipe.corpus.sources)
+        )
+    for task in (*recipe.eval.tasks, *recipe.eval.during):
         if hasattr(task, "check"):
             task.check()
 
@@ -362,7 +383,19 @@ def identity(recipe: Recipe, prepared: Prepared, start: Start) -> dict[str, Any]
         "precision": content_hash([dump(recipe.precision), str(recipe.precision.compute_dtype)]),
         "init": start.weights,
         **({"init_draw": recipe.init_draw} if recipe.init_draw else {}),
+        **({"keep": _measured_while_training(recipe)} if recipe.eval.keep == "best" else {}),
     }
+
+
+def _measured_while_training(recipe: Recipe) -> str:
+    """Content of what decides which weights are the best."""
+    asked = recipe.eval
+    return content_hash([asked.every, asked.max_tokens, asked.by, _content(asked.during)])
+
+
+def _content(tasks: Sequence[Any]) -> list[Any]:
+    """Tasks with the content of the files they read."""
+    return [[dump(t), [file_hash(f) for f in t.files()] if hasattr(t, "files") else []] for t in tasks]
 
 
 def _init_seed(recipe: Recipe) -> int:
@@ -429,7 +462,14 @@ class _Job:
                 with contextlib.suppress(OSError, TilthError):  # the disk may be what failed
                     self._end("interrupted" if stopped else "failed", error=str(err) or type(err).__name__)
                 raise
+<<<<<<< HEAD
             self.out.say(f"report: {self._end('done')}")
+=======
+            self._status("done")
+            for line in self._results():
+                self.out.say(line)
+            self.out.say(f"report: {page.write(self.dir.path)}")
+>>>>>>> 252a0d9 (Keep the best weights by a figure, evaluate tasks by name, end a run with its table)
         return Finished(self.dir.path, self.recipe)
 
     def _end(self, status: str, **more: Any) -> Path:
@@ -498,6 +538,7 @@ class _Job:
                 identity=self.identity,
                 build_model=self._build_model,
                 evaluate=self._quick_bits,
+                measure=self._figures,
             )
         ).run()
         if self.world.rank == 0:
@@ -506,6 +547,10 @@ class _Job:
     def _quick_bits(self, model: Any) -> dict[str, float]:
         speaker = Speaker(model, self.prepared.tokenizer)
         return bits_per_byte.quick(speaker, self.prepared.documents, self.recipe.eval.max_tokens)
+
+    def _figures(self, model: Any) -> dict[str, float]:
+        speaker = Speaker(model, self.prepared.tokenizer)
+        return figures(run_tasks(speaker, lambda: self.prepared.documents, self.recipe.eval.during))
 
     def _keep_weights(self, model: Any) -> None:
         with self.record.manifest.writing("model"):
@@ -545,10 +590,15 @@ class _Job:
         weights = read_json(self.dir / "model" / "model.json")["sha256"]
         speaker.model.to_compute(self.recipe.precision.compute_dtype)
         recipe = self.recipe.to_dict()
+<<<<<<< HEAD
         with self.record.part("eval.json", [weights, recipe["eval"]["tasks"], self.prepared.documents.key]) as todo:
+=======
+        tasks = self.recipe.eval.tasks
+        with self._cached("eval.json", [weights, _content(tasks), self.prepared.documents.key]) as todo:
+>>>>>>> 252a0d9 (Keep the best weights by a figure, evaluate tasks by name, end a run with its table)
             if todo:
-                self.out.say("evaluating on held-out text …")
-                result = run_tasks(speaker, self.prepared.documents, self.recipe.eval.tasks, say=self.out.say)
+                self.out.say("evaluating …")
+                result = run_tasks(speaker, lambda: self.prepared.documents, tasks, say=self.out.say)
                 write_json(self.dir / "eval.json", result)
         with self.record.part(
             "samples.json", [weights, recipe["eval"]["samples"], self.recipe.eval.sample_tokens]
@@ -564,6 +614,11 @@ class _Job:
                 if todo:
                     said = speaker.export(self.dir.export, format=self.recipe.export.format)
                     self.out.say(f"export: {self.dir.export} ({said})")
+
+    def _results(self) -> list[str]:
+        """What `tilth eval` prints of this run, and which weights were kept where that was a choice."""
+        chosen = [facts.kept_sentence(e) for e in read_rows(self.dir.events)[::-1] if e.get("event") == "kept"][:1]
+        return ["", *tell(read_json(self.dir / "eval.json")), "", *chosen]
 
     def _exportable(self) -> bool:
         """Whether an architecture can hold the model; `check` has said so before training if none can."""

@@ -14,10 +14,12 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
 pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from tilth.core.errors import DataError
+from tilth.data.tokenizer import Tokenizer
+from tilth.eval import contexts, lm_eval_tasks, multiple_choice
+from tilth.eval import lm_eval as harness_task
+from tilth.eval.evaluate import figures, tell
 from tilth.eval.lm_eval_adapter import TilthLM, harness
 from tilth.eval.speaker import Speaker
 
@@ -28,6 +30,25 @@ ROWS = [
     {"question": "class Reader:", "choices": ["\n    def read", " = 3", " class"], "label": 0},
 ]
 TEXTS = ["def f(x):\n    return x\n", "Größe 3 €", "The run directory holds the recipe and the origin of values. " * 4]
+
+
+def with_begin(speaker: Speaker, begins: bool) -> Speaker:
+    """The speaker with a tokenizer whose every text starts with the begin token, or that has no begin token."""
+    text = json.loads(speaker.tokenizer._text)
+    config = {"eos_token": "<|sep|>"}
+    if begins:
+        config["bos_token"] = "<|sep|>"
+        piece = {"SpecialToken": {"id": "<|sep|>", "type_id": 0}}
+        tokens = {"<|sep|>": {"id": "<|sep|>", "ids": [0], "tokens": ["<|sep|>"]}}
+        single = [piece, {"Sequence": {"id": "A", "type_id": 0}}]
+        pair = [*single, {"Sequence": {"id": "B", "type_id": 0}}]
+        text["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": pair,
+            "special_tokens": tokens,
+        }
+    return Speaker(speaker.model, Tokenizer(json.dumps(text), config))
 
 
 def task(tmp_path: Path, name: str, rows: list[dict], **settings: object) -> dict:
@@ -75,60 +96,114 @@ def test_simple_evaluate_gives_our_numbers(make_speaker, tmp_path: Path) -> None
     for row in ROWS:
         scores = [s.nats for s in speaker.loglik([(row["question"], c) for c in row["choices"]])]
         best.append(scores.index(max(scores)) == row["label"])
-    assert got["own_choice"]["acc,none"] == pytest.approx(sum(best) / len(best))
-    nats, size = sum(speaker.loglik_rolling(TEXTS)), sum(len(t.encode()) for t in TEXTS)
-    assert got["own_rolling"]["bits_per_byte,none"] == pytest.approx(-nats / math.log(2) / size)
-    assert got["own_write"]["exact_match,none"] == 1.0
+    assert got["own_choice"]["metrics"]["acc"]["value"] == pytest.approx(sum(best) / len(best))
+    assert got["own_choice"]["n"] == len(ROWS)
+    nats, size = sum(contexts.loglik_rolling(speaker, TEXTS)), sum(len(t.encode()) for t in TEXTS)
+    assert got["own_rolling"]["metrics"]["bits_per_byte"]["value"] == pytest.approx(-nats / math.log(2) / size)
+    assert got["own_write"]["metrics"]["exact_match"]["value"] == 1.0
 
 
-class Plain(TemplateLM):
-    """lm-eval's own splitting of pairs and windows over one forward pass per request; the begin token goes first."""
-
-    eot_token_id = 0
-
-    def __init__(self, speaker: Speaker) -> None:
-        super().__init__()
-        self.speaker = speaker
-
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: object) -> list[int]:
-        return self.speaker.tokenizer.encode(string)
-
-    @torch.no_grad()
-    def _loglikelihood_tokens(self, requests: list, **kwargs: object) -> list[tuple[float, bool]]:
-        out = []
-        for _, context, text in requests:
-            ids = torch.tensor([context if context[:1] == [0] else [0, *context]])
-            ids = torch.cat([ids, torch.tensor([text])], 1)
-            logp = self.speaker.model(ids[:, :-1])[0, -len(text) :].log_softmax(-1)
-            hits = logp.argmax(-1) == ids[0, -len(text) :]
-            out.append((logp.gather(1, ids[0, -len(text) :, None]).sum().item(), bool(hits.all())))
-        return out
-
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        out = []
-        for request in requests:
-            ids = self.tok_encode(request.args[0])
-            windows = get_rolling_token_windows(ids, 0, self.speaker.max_sequence, 1)
-            pairs = [make_disjoint_window(w) for w in windows]
-            out.append(sum(n for n, _ in self._loglikelihood_tokens([(None, c, t) for c, t in pairs])))
-        return out
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        raise NotImplementedError
+LONG = "The run directory holds the recipe and the origin of values. " * 12
+PAIRS = [(r["question"], c) for r in ROWS for c in r["choices"]]
+PAIRS += [("", "x = 3"), ("def ", "f(x)"), ("a  \n", "b"), (LONG, " end"), ("wo", "rd"), (LONG, LONG[:60])]
 
 
-def test_scores_are_those_of_lm_evals_own_splitting(make_speaker) -> None:
-    speaker = make_speaker(sequence=64)
-    theirs = Plain(speaker)
-    asked = [(r["question"], c) for r in ROWS for c in r["choices"]]
-    asked += [("", "x = 3"), ("def ", "f(x)"), ("a  \n", "b")]
-    requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(asked)]
+@pytest.mark.parametrize("begins", [False, True])
+def test_scores_are_those_of_lm_evals_own_model_of_the_export(make_speaker, tmp_path: Path, begins: bool) -> None:
+    """Whatever the tokenizer puts before a text, whatever is cut and however a long text falls into windows."""
+    pytest.importorskip("accelerate")
+    from lm_eval.models.huggingface import HFLM
+
+    speaker = with_begin(make_speaker(sequence=64), begins)
+    speaker.export(tmp_path / "hf")
+    theirs = HFLM(pretrained=str(tmp_path / "hf"), device="cpu", dtype="float32", batch_size=1)
+    assert theirs.max_length == 64
+    assert (theirs.tok_encode("x")[0] == theirs.prefix_token_id) == begins
+    requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(PAIRS)]
     ours = TilthLM(speaker).loglikelihood(requests)
     for (a, greedy_a), (b, greedy_b) in zip(ours, theirs.loglikelihood(requests, disable_tqdm=True), strict=True):
-        assert a == pytest.approx(b, rel=1e-5)
+        assert a == pytest.approx(b, rel=1e-4)
         assert greedy_a == greedy_b
-    short = [Instance("loglikelihood_rolling", {}, (t,), i) for i, t in enumerate(TEXTS[:2])]
-    assert TilthLM(speaker).loglikelihood_rolling(short) == pytest.approx(theirs.loglikelihood_rolling(short))
+    texts = [*TEXTS, LONG]
+    rolling = [Instance("loglikelihood_rolling", {}, (t,), i) for i, t in enumerate(texts)]
+    ours_rolling = TilthLM(speaker).loglikelihood_rolling(rolling)
+    assert ours_rolling == pytest.approx(theirs.loglikelihood_rolling(rolling, disable_tqdm=True), rel=1e-4)
+    own = TilthLM(speaker, contexts="tilth").loglikelihood_rolling(rolling)
+    assert own[-1] != pytest.approx(ours_rolling[-1], rel=1e-3)
+
+
+def test_a_pair_without_tokens_or_too_long_is_refused(make_speaker) -> None:
+    with pytest.raises(DataError, match="adds no token"):
+        contexts.loglik(make_speaker(), [("def", "")])
+    with pytest.raises(DataError, match="at most 32"):
+        contexts.loglik(make_speaker(), [("def", LONG)])
+
+
+def yaml_task(tmp_path: Path, questions: str, **more: object) -> Path:
+    path = tmp_path / "mine.yaml"
+    said = {
+        "task": "mine",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": questions}, "cache_dir": str(tmp_path / "cache")},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "Q: {{question}}\nA:",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{label}}",
+        "metric_list": [{"metric": m, "aggregation": "mean", "higher_is_better": True} for m in ("acc", "acc_norm")],
+        **more,
+    }
+    path.write_text(json.dumps(said))  # JSON is YAML
+    return path
+
+
+def test_a_file_of_questions_gets_lm_evals_numbers(make_speaker, tmp_path: Path) -> None:
+    rows = [{**r, "question": f"{r['question']} {i}", "label": (r["label"] + i) % 3} for r in ROWS for i in range(5)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    path = yaml_task(tmp_path, str(tmp_path / "q.jsonl"))
+    speaker = make_speaker(seed=5)
+    state = torch.random.get_rng_state()
+    theirs = harness_task.Config(tasks=[str(path)]).run(speaker, {}, {})
+    assert torch.equal(torch.random.get_rng_state(), state)  # training goes on with the numbers it would have drawn
+    mine = multiple_choice.Config(path=str(tmp_path / "q.jsonl"), answer="label", prompt="Q: {question}\nA:")
+    ours = mine.run(speaker, {}, {})
+    assert theirs["tasks"]["mine"]["n"] == ours["n"] == 20
+    for metric in ("acc", "acc_norm"):
+        assert ours["metrics"][metric] == pytest.approx(theirs["tasks"]["mine"]["metrics"][metric])
+    assert 0 < ours["metrics"]["acc"]["value"] < 1
+    assert figures({"lm_eval": theirs})["lm_eval.mine.acc"] == ours["metrics"]["acc"]["value"]
+    told = "\n".join(tell({"lm_eval": theirs}))
+    assert "mine" in told and "lm-eval 0." in told and "lm-eval's" in told
+    assert harness_task.Config(tasks=[str(path)], limit=3).run(speaker, {}, {})["tasks"]["mine"]["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("task: a\ndoc_to_text: !function evil.run\n", "more than data"),
+        ("task: a\nx: !!python/object/apply:os.system ['true']\n", "more than data"),
+        ("task: a\nclass: evil.Task\n", "`class` would bring code along"),
+        ("task: a\nmetric_list: [{metric: ./evil}]\n", "none of lm-eval's own"),
+        ("task: a\nmetric_list: [{metric: acc, hf_evaluate: true}]\n", "none of lm-eval's own"),
+        ("group: g\ntask: [{task: a, metric_list: [{metric: rouge}]}]\n", "none of lm-eval's own"),
+        ("task: a\ninclude: mine.yaml\n", "round in a circle"),
+        ("task: a\ninclude: other.yaml\n", "no such task file"),
+        ("{}", "names neither"),
+        ("task: a\ndataset_path: json\ndataset_kwargs: {data_files: nowhere.json}\n", "cannot load this task"),
+    ],
+)
+def test_a_task_file_is_data(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(DataError, match=says):
+        lm_eval_tasks.load((str(tmp_path / "mine.yaml"),))
+
+
+def test_a_template_stays_in_its_document(make_speaker, tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(r) + "\n" for r in ROWS))
+    path = yaml_task(tmp_path, str(tmp_path / "q.jsonl"), doc_to_text="{{question.__class__.__mro__}}")
+    with pytest.raises(DataError, match="SecurityError"):
+        lm_eval_tasks.load((str(path),))
 
 
 def test_generate_until_groups_settings_and_keeps_order(make_speaker) -> None:

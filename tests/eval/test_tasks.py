@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tilth.core import technique
 from tilth.core.errors import DataError, RecipeError
 from tilth.data.tokenizer import Tokenizer
-from tilth.eval import bits_per_byte, minimal_pairs
+from tilth.eval import bits_per_byte, minimal_pairs, rows
 from tilth.eval.bits_per_byte import draw, ratio
 from tilth.eval.evaluate import evaluate, tell
 from tilth.eval.minimal_pairs import wilson
@@ -218,13 +218,13 @@ def test_wilson_is_scipys(n: int, data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        (b"", "there are no pairs in this file"),
+        (b"", "there is nothing in this file"),
         (b'{"good": "a", "bad": "b"}\n{"good": "a"}\n', r"line 2: there is no text 'bad' \(or 'sentence_bad'\)"),
-        (b"[1, 2]\n", "line 1: there is no text 'good'"),
+        (b"[1, 2]\n", "line 1: this line is no JSON object"),
         (b"{not json}\n", "line 1: this line is not JSON"),
         (b"\xff\xfe\n", "line 1: this line is not JSON"),
         (b"[" * 100_000 + b"\n", "line 1: this line is not JSON"),
-        (b"x" * (minimal_pairs.MAX_LINE + 1), "a line is longer than 1,048,576 bytes"),
+        (b"x" * (rows.MAX_LINE + 1), "line 1: this line is longer than 1,048,576 bytes"),
     ],
 )
 def test_bad_pair_files_are_refused_with_the_place(tmp_path: Path, text: bytes, fault: str) -> None:
@@ -235,7 +235,7 @@ def test_bad_pair_files_are_refused_with_the_place(tmp_path: Path, text: bytes, 
 
 
 def test_a_missing_or_damaged_pair_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.jsonl: this file cannot be read \(No such file"):
+    with pytest.raises(DataError, match=r"none\.jsonl: this file cannot be read \(cannot be read: No such file"):
         minimal_pairs.read(tmp_path / "none.jsonl", None)
     (tmp_path / "torn.jsonl.zst").write_bytes(b"no zstd frame at all")
     with pytest.raises(DataError, match="this file cannot be read"):
@@ -248,15 +248,18 @@ def test_a_missing_or_damaged_pair_file_is_refused(tmp_path: Path) -> None:
 def test_evaluate_runs_a_recipes_tasks_and_tells(make_speaker) -> None:
     names = ["bits_per_byte", {"use": "minimal_pairs", "limit": 3}, {"use": "minimal_pairs", "limit": 2}]
     said: list[str] = []
-    result = evaluate(make_speaker(), Held(), [technique.resolve("task", n) for n in names], say=said.append)
+    result = evaluate(make_speaker(), Held, [technique.resolve("task", n) for n in names], say=said.append)
     assert list(result) == ["bits_per_byte", "minimal_pairs", "minimal_pairs_2"]
     assert json.loads(json.dumps(result, allow_nan=False)) == result
-    assert [line.split(":")[0] for line in said] == list(result)
+    assert [line.split(" took ")[0] for line in said] == list(result)
     lines = "\n".join(tell(result))
-    assert f"code: {result['bits_per_byte']['domains']['code']['bits_per_byte']:.3f} ±" in lines
+    row = result["bits_per_byte"]["domains"]["code"]
+    (shown,) = [line for line in lines.split("\n") if line.startswith("code ")]
+    assert shown.split()[1:4] == [f"{row['bits_per_byte']:.3f}", "±", f"{row['stderr']:.3f}"]
+    assert "windows of 32 tokens, at most 16 new ones" in lines
     assert f"minimal_pairs: {result['minimal_pairs']['accuracy']:.1%}" in lines
     assert "unigram" in lines
-    assert tell({"bits_per_byte": {"domains": {}}}) == ["bits per byte: there is no held-out text"]
+    assert tell({"bits_per_byte": {"domains": {}}}) == ["bits_per_byte: there is no held-out text"]
 
 
 def test_tasks_are_found_and_misspelt_knobs_refused() -> None:

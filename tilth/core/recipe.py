@@ -163,10 +163,24 @@ class Eval(Config):
     max_tokens: int = Field(15_000, gt=0)
     """Held-out tokens per domain used while training; the final evaluation uses all of them."""
     tasks: list[technique("task")] = [{"use": "bits_per_byte"}]  # type: ignore[valid-type]
+    """What is measured at the end."""
+    during: list[technique("task")] = []  # type: ignore[valid-type]
+    """What is measured at each evaluation while training, besides bits per byte; a `limit` keeps it short."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights the run ends with: the last ones, or those whose figure `by` was best while training."""
+    by: str = "bits_per_byte"
+    """The figure: bits_per_byte (mean over the domains), bits_per_byte.code, minimal_pairs.accuracy,
+    multiple_choice.acc_norm, lm_eval.arc_easy.acc."""
     samples: list[str] = []
     """Prompts whose continuations go into the report."""
     sample_tokens: int = Field(96, gt=0)
     """Tokens per continuation."""
+
+    @model_validator(mode="after")
+    def _measured(self) -> Eval:
+        if self.every is None and (self.during or self.keep == "best"):
+            raise ValueError("`during` and `keep: best` need evaluations while training; `every: 200` gives them")
+        return self
 
 
 class Export(Config):
@@ -362,7 +376,7 @@ def _spell_out(data: dict[str, Any]) -> dict[str, Any]:
             corpus = {**corpus, "sources": fields(corpus["sources"], corpus["sources"])}
         out["corpus"] = corpus
     if "eval" in out:
-        out["eval"] = items(out["eval"], "tasks")
+        out["eval"] = items(items(out["eval"], "tasks"), "during")
     if isinstance(out.get("stages"), list):
         out["stages"] = [fields(s, STAGE_DEFAULTS) for s in out["stages"]]
     return out

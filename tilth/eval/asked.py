@@ -12,8 +12,8 @@ LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 
 def parse(texts: Sequence[str], shots: int | None = None, limit: int | None = None) -> list[Any]:
-    """Configurations of the area "task". Each text is `{use: …}` as in a recipe, or names between commas: one of tilth's
-    tasks, a `.jsonl` of questions, a YAML task of lm-eval's kind, or a task lm-eval knows by name.
+    """Configurations of the area "task". Each text is `{use: …}` as in a recipe, or names between commas: one of
+    tilth's tasks, a `.jsonl` of questions, a YAML task of lm-eval's kind, or a task lm-eval knows by name.
 
     `shots` go to lm-eval's tasks, `limit` to those and to files of questions. Raises RecipeError.
     """

@@ -69,6 +69,20 @@ def evaluate(
     return results
 
 
+def figures(results: Mapping[str, Any]) -> dict[str, float]:
+    """Each number of the results that can be followed, by name: "multiple_choice.acc", "lm_eval.arc_easy.acc_norm",
+    "minimal_pairs.accuracy", "bits_per_byte.code"."""
+    out: dict[str, float | None] = {}
+    for name, result in results.items():
+        for task, found in result.get("tasks", {"": result}).items():
+            stem = f"{name}.{task}" if task else name
+            out |= {f"{stem}.{metric}": share["value"] for metric, share in found.get("metrics", {}).items()}
+        if "accuracy" in result:
+            out[f"{name}.accuracy"] = result["accuracy"]
+        out |= {f"{name}.{domain}": row["bits_per_byte"] for domain, row in result.get("domains", {}).items()}
+    return {name: value for name, value in out.items() if value is not None}
+
+
 def tell(results: Mapping[str, Any]) -> list[str]:
     """The results for a terminal, text from data made safe to show."""
     lines: list[str] = []

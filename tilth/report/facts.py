@@ -24,9 +24,20 @@ EVENTS = {
     "skip": "checkpoint skipped",
     "interrupt": "interrupted",
     "stop": "training ended",
-    "eval": "held-out evaluation",
+    "eval": "evaluation",
+    "kept": "weights chosen",
     "note": "note",
 }
+
+
+def kept_sentence(event: View) -> str:
+    """Which weights a run ended with, where it kept the best."""
+    step, by = words.count(event.get("global_step")), text(event.get("by"))
+    value, last = (number(event.get(k)) for k in ("value", "last"))
+    if value is None:
+        return ""
+    end = "; the last weights have the same" if last == value else f"; the last weights have {last:.4g}" if last else ""
+    return f"The weights of step {step} were kept, the best by {by}: {value:.4g}{end}."
 
 
 # ---- headline ----------------------------------------------------------------------------------------------------
@@ -60,6 +71,7 @@ def headline(files: Files) -> View:
         "state": state,
         "error": text(files.status.get("error")),
         "results": [result_sentence(d) for d in scores(files)],
+        "kept": next((kept_sentence(e) for e in files.events[::-1] if e.get("event") == "kept"), ""),
         "so_far": (words.count(last.get("global_step")), brief(last["bits_per_byte"])) if last else None,
         "when": when(files),
         "figures": figures(files),

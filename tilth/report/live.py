@@ -53,9 +53,10 @@ def step_line(row: Mapping[str, Any]) -> str:
 
 def eval_line(row: Mapping[str, Any]) -> str:
     """A held-out evaluation in one line."""
-    bits = row.get("bits_per_byte") or {}
-    shown = ", ".join(f"{visible(str(d))} {_fixed(b)}" for d, b in bits.items())
-    return f"held out at step {row.get('global_step', row.get('step', '–'))}: {shown} bits per byte"
+    bits, tasks = row.get("bits_per_byte") or {}, row.get("tasks") or {}
+    shown = [", ".join(f"{visible(str(d))} {_fixed(b)}" for d, b in bits.items()) + " bits per byte"] if bits else []
+    shown += [f"{visible(str(name))} {_fixed(value)}" for name, value in tasks.items()]
+    return f"held out at step {row.get('global_step', row.get('step', '–'))}: {'; '.join(shown) or 'nothing measured'}"
 
 
 def _where(row: Mapping[str, Any]) -> str:

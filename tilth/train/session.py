@@ -22,6 +22,7 @@ from tilth.core.rundir import Rows, RunDir, read_rows, write_whole
 from tilth.report.live import Console
 
 from . import meter
+from .best import Best, figures
 from .learner import Learner, StepResult, World, compile_model
 from .loop import Timers, train
 from .plan import Plan, StagePlan
@@ -44,6 +45,8 @@ class Setting:
     """The model on the CPU with its first weights."""
     evaluate: Callable[[Any], dict[str, float]]
     """Bits per byte per domain of a model, quickly."""
+    measure: Callable[[Any], dict[str, float]]
+    """Figures of the tasks that are measured while training, by name."""
 
 
 class Session:
@@ -78,6 +81,7 @@ class Session:
             identity=self.setting.identity,
             log=self._store_event,
         )
+        self.best = Best(self.dir.checkpoints, recipe.eval.by) if recipe.eval.keep == "best" else None
         state = self.store.load()
         where = state[1]["progress"] if state else {"stage": 0, "clock": 0, "tokens": 0}
         before: Learner | None = None
@@ -96,8 +100,14 @@ class Session:
                     learner.adopt(before)
                 self._train_stage(staged, learner, clock)
                 before = learner
+            if self.best:  # the last weights are candidates too
+                self._evaluate(Clock(staged.steps, staged.steps, 0, number))
         self._kept = contextlib.ExitStack()  # never left: these are the weights to keep
         self._kept.enter_context(learner.evaluated())
+        if self.best and self.first:
+            kept = self.best.restore(self.model)
+            last = self._figures[kept["by"]]
+            self._event("kept", global_step=kept["step"], by=kept["by"], value=kept["value"], last=last)
         return self.model
 
     def _steps_before(self, stage: int) -> int:
@@ -190,18 +200,22 @@ class Session:
         return agree(self.interrupt.requested)
 
     def _evaluate(self, clock: Clock) -> None:
-        """Bits per byte of the held-out text while training, on the first rank."""
+        """Bits per byte of the held-out text and the tasks' figures while training, on the first rank."""
         if self.first:
             self.model.eval()
             with self.learner.evaluated():
-                bits = self.setting.evaluate(self.model)
+                bits, tasks = self.setting.evaluate(self.model), self.setting.measure(self.model)
+                self._figures = figures(bits, tasks)
+                before = self._steps_before(clock.stage)
+                if self.best:
+                    self.best.offer(before + clock.step, self._figures, self.model)
             self.model.train()
-            before = self._steps_before(clock.stage)
             row = {"stage": self.staged.stage.name, "step": clock.step, "global_step": before + clock.step}
-            self._event("eval", **row, bits_per_byte=bits)
+            self._event("eval", **row, bits_per_byte=bits, **({"tasks": tasks} if tasks else {}))
+            shown = {f"bits_per_byte/{d}": b for d, b in bits.items()} | tasks
             for hook in self.hooks:
-                hook.on_eval({**row, **{f"bits_per_byte/{d}": b for d, b in bits.items()}})
-            self.out.eval({**row, "bits_per_byte": bits})
+                hook.on_eval({**row, **{name.replace(".", "/"): value for name, value in shown.items()}})
+            self.out.eval({**row, "bits_per_byte": bits, "tasks": tasks})
         self.world.barrier()
 
     # ---- logs and the end ------------------------------------------------------------------------------------------
