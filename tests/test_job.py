@@ -110,6 +110,32 @@ def test_evaluate_again_gives_the_same_numbers(finished: job.Finished, root: Pat
         assert row["bits_per_byte"] == pytest.approx(before[domain]["bits_per_byte"], rel=1e-6)
 
 
+def test_own_questions_need_no_corpus(finished: job.Finished, tmp_path: Path) -> None:
+    """Neither a run nor an export prepares any text for tasks that bring their own."""
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"question": "Note", "choices": ["1.", "2."], "answer": 0}) + "\n")
+    task = {"use": "multiple_choice", "path": str(path)}
+    root, out = tmp_path / "runs", console(quiet=True)
+    of_run = job.evaluate(finished.path, tasks=[task], root=root, out=out)
+    of_export = job.evaluate(finished.path / "export", tasks=[task], root=root, out=out)
+    assert list(of_run) == list(of_export) == ["multiple_choice"]
+    assert of_run["multiple_choice"]["metrics"] == of_export["multiple_choice"]["metrics"]
+    assert not any((root / ".cache").iterdir())
+    with pytest.raises(DataError, match="no such file"):
+        job.evaluate(finished.path, tasks=[{**task, "path": "nowhere.jsonl"}], root=root, out=out)
+
+
+def test_changed_questions_are_measured_again(tiny_recipe: Path, root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    row = {"question": "Note", "choices": ["1.", "2."], "answer": 0}
+    path.write_text(json.dumps(row) + "\n")
+    asked = {"eval.tasks": [{"use": "multiple_choice", "path": str(path)}], "optim.lr": 0.004}
+    first = again(tiny_recipe, root, **asked).evaluation["multiple_choice"]["metrics"]["acc"]["value"]
+    path.write_text(json.dumps({**row, "answer": 1}) + "\n")
+    other = again(tiny_recipe, root, **asked).evaluation["multiple_choice"]["metrics"]["acc"]["value"]
+    assert {first, other} == {0.0, 1.0}
+
+
 def test_import_brings_a_base_to_go_on_from(finished: job.Finished, tiny_recipe: Path, tmp_path: Path) -> None:
     brought = job.import_hf(finished.path / "export", tmp_path / "brought")
     ids = torch.arange(1, 21)[None]

@@ -19,6 +19,7 @@ from tilth.core import technique
 from tilth.core.errors import DataError, RecipeError
 from tilth.data.tokenizer import Tokenizer
 from tilth.eval import bits_per_byte, minimal_pairs, rows
+from tilth.eval.asked import parse
 from tilth.eval.bits_per_byte import draw, ratio
 from tilth.eval.evaluate import evaluate, tell
 from tilth.eval.minimal_pairs import wilson
@@ -269,3 +270,16 @@ def test_tasks_are_found_and_misspelt_knobs_refused() -> None:
         technique.resolve("task", {"use": "bits_per_byte", "ngram_ordr": 3})
     with pytest.raises(RecipeError, match="baselines"):
         technique.resolve("task", {"use": "bits_per_byte", "baselines": ["gzip"]})
+
+
+def test_tasks_as_they_are_typed() -> None:
+    asked = parse(["arc_easy,my.yaml, q.jsonl.zst,bits_per_byte", "{use: multiple_choice, path: x.jsonl}"], 5, 10)
+    assert [technique.dump(t) for t in asked] == [
+        technique.dump(technique.resolve("task", {"use": "multiple_choice", "path": "q.jsonl.zst", "limit": 10})),
+        technique.dump(technique.resolve("task", "bits_per_byte")),
+        technique.dump(technique.resolve("task", {"use": "multiple_choice", "path": "x.jsonl"})),
+        {"use": "lm_eval", "tasks": ["arc_easy", "my.yaml"], "shots": 5, "limit": 10, "contexts": "lm-eval"},
+    ]
+    assert parse([]) == []
+    with pytest.raises(RecipeError, match="names no task"):
+        parse([" , "])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tilth.core.config import parse_yaml
+from tilth.core.errors import RecipeError
 from tilth.core.technique import names, resolve
 
 LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -33,4 +34,8 @@ def parse(texts: Sequence[str], shots: int | None = None, limit: int | None = No
                 harness.append(name)
     if harness:
         out.append(resolve("task", {"use": "lm_eval", "tasks": harness, "shots": shots, **some}))
+    if texts and not out:
+        raise RecipeError(
+            f"'{' '.join(texts)}' names no task.", where="--tasks", fix="--tasks arc_easy,my.jsonl would."
+        )
     return out

@@ -100,8 +100,6 @@ class Session:
                     learner.adopt(before)
                 self._train_stage(staged, learner, clock)
                 before = learner
-            if self.best:  # the last weights are candidates too
-                self._evaluate(Clock(staged.steps, staged.steps, 0, number))
         self._kept = contextlib.ExitStack()  # never left: these are the weights to keep
         self._kept.enter_context(learner.evaluated())
         if self.best and self.first:
@@ -151,7 +149,9 @@ class Session:
             self._save(before + at.step, state, must=at.step in (1, at.steps))
 
         timers = Timers(self.recipe.checkpoint.every, self.recipe.eval.every)
-        train(learner, fetch, clock, timers, self, save, self._evaluate)
+        end = train(learner, fetch, clock, timers, self, save, self._evaluate)
+        if self.best:  # the last weights of a stage are candidates too
+            self._evaluate(end)
 
     def _save(self, step: int, state: dict[str, Any], must: bool) -> None:
         """Save. The first and the last of a stage must succeed; another that failed is said and tried again later."""
