@@ -462,14 +462,10 @@ class _Job:
                 with contextlib.suppress(OSError, TilthError):  # the disk may be what failed
                     self._end("interrupted" if stopped else "failed", error=str(err) or type(err).__name__)
                 raise
-<<<<<<< HEAD
-            self.out.say(f"report: {self._end('done')}")
-=======
-            self._status("done")
+            page_path = self._end("done")
             for line in self._results():
                 self.out.say(line)
-            self.out.say(f"report: {page.write(self.dir.path)}")
->>>>>>> 252a0d9 (Keep the best weights by a figure, evaluate tasks by name, end a run with its table)
+            self.out.say(f"report: {page_path}")
         return Finished(self.dir.path, self.recipe)
 
     def _end(self, status: str, **more: Any) -> Path:
@@ -590,12 +586,8 @@ class _Job:
         weights = read_json(self.dir / "model" / "model.json")["sha256"]
         speaker.model.to_compute(self.recipe.precision.compute_dtype)
         recipe = self.recipe.to_dict()
-<<<<<<< HEAD
-        with self.record.part("eval.json", [weights, recipe["eval"]["tasks"], self.prepared.documents.key]) as todo:
-=======
         tasks = self.recipe.eval.tasks
-        with self._cached("eval.json", [weights, _content(tasks), self.prepared.documents.key]) as todo:
->>>>>>> 252a0d9 (Keep the best weights by a figure, evaluate tasks by name, end a run with its table)
+        with self.record.part("eval.json", [weights, _content(tasks), self.prepared.documents.key]) as todo:
             if todo:
                 self.out.say("evaluating …")
                 result = run_tasks(speaker, lambda: self.prepared.documents, tasks, say=self.out.say)

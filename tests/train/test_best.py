@@ -1,4 +1,4 @@
-"""The best weights by a figure: chosen, kept through a stop, named at the end, and refused where nothing is measured."""
+"""The best weights by a figure: chosen, kept, named at the end, and refused where nothing is measured."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import TilthError
+from tilth.core.located import LocatedOrName
 
 from .contexts import SAID, Contexts
 from .speaker import Speaker
@@ -34,7 +35,7 @@ CARD = {
 class Config(BaseConfig):
     """Knobs of the task."""
 
-    tasks: list[str] = Field(min_length=1)
+    tasks: list[LocatedOrName] = Field(min_length=1)
     """Names of tasks, groups or tags (arc_easy, mmlu), or YAML files of your own."""
     shots: int | None = Field(None, ge=0)
     """Examples before each question; null: as many as the task asks for."""

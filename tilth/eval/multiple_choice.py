@@ -19,6 +19,7 @@ from pydantic import Field, field_validator
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
+from tilth.core.located import Located
 
 from . import contexts, rows
 from .speaker import Speaker
@@ -37,7 +38,7 @@ CARD = {
 class Config(BaseConfig):
     """Knobs of the task."""
 
-    path: str
+    path: Located
     """A .jsonl file, or .jsonl.gz or .jsonl.zst."""
     question: str = "question"
     """Field of the question, a text."""
