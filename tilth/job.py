@@ -22,7 +22,7 @@ import yaml
 
 from tilth.arch import hf, io
 from tilth.arch.weights.common import foldable, load_dense_state, to_dense_state
-from tilth.core import machine, owned
+from tilth.core import machine
 from tilth.core import recipe as recipes
 from tilth.core.clock import Clock
 from tilth.core.config import validate
@@ -30,7 +30,7 @@ from tilth.core.errors import DataError, Interrupted, PlanError, RecipeError, Ru
 from tilth.core.formats import Evaluation, Status, StepRow
 from tilth.core.hashing import content_hash, file_hash
 from tilth.core.kinds import refuse_other_run
-from tilth.core.manifest import Manifest, seal
+from tilth.core.manifest import LIST, Manifest, seal
 from tilth.core.protocols import NamedParam
 from tilth.core.recipe import Recipe, Resolved
 from tilth.core.record import Record, claim, trained
@@ -157,12 +157,8 @@ def load(path: str | Path) -> Speaker:
         generation = read_json(path / GENERATION, missing=None)
         return Speaker(io.load_model(path / "model"), Tokenizer.load(path / "tokenizer"), generation=generation)
     if (path / "config.json").is_file():
-        if changed := owned.changed(path):
-            raise DataError(
-                f"this export is not as it was written: {', '.join(changed[:3])} is missing or has changed.",
-                where=str(path),
-                fix=f"Export the run again. If the change was meant, remove {path / owned.LIST}.",
-            )
+        changed = f"Export the model again. If the change was meant, remove {path / LIST}."
+        Manifest(path).check(fix=changed)
         _, model, tokenizer_dir = hf.import_hf(path)
         return Speaker(model, Tokenizer.load(tokenizer_dir), generation=hf.generation_config(path))
     if (path / "recipe.yaml").is_file():
