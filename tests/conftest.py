@@ -16,6 +16,14 @@ settings.load_profile("tilth")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers, the tests of a file stay together: they share what it made. A mark of their own says more."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
 WORDS = (
     "alpha beta gamma delta river stone garden window letter morning evening winter summer paper silver copper "
     "teacher farmer sailor doctor painter carries follows answers opens closes finds keeps brings quietly slowly "

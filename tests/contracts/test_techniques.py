@@ -18,8 +18,12 @@ QUICK += ["objective.multi_token", "feedforward.moe_bias", "schedule.batch_warmu
 
 
 def parameter(case: Case) -> Any:
-    slow = [pytest.mark.slow] if case.name == "processes" and case.identity not in QUICK else []
-    return pytest.param(case, id=f"{case.identity}-{case.name}", marks=slow)
+    marks = [pytest.mark.xdist_group(case.identity)]  # its cases share what its few steps gave
+    if case.name in ("processes", "sharded"):
+        quick = case.identity in QUICK
+        marks = [pytest.mark.xdist_group("two processes" if quick else "two processes, slow")]
+        marks += [] if quick else [pytest.mark.slow]
+    return pytest.param(case, id=f"{case.identity}-{case.name}", marks=marks)
 
 
 @pytest.mark.parametrize("case", map(parameter, CASES))

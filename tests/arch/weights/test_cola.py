@@ -23,7 +23,9 @@ def test_numbers_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("activation", "f"), [("silu", F.silu), ("gelu", F.gelu), ("none", torch.nn.Identity())], ids=str
+    ("activation", "f"),
+    [("silu", F.silu), ("gelu", F.gelu), ("none", torch.nn.Identity())],
+    ids=["silu", "gelu", "none"],
 )
 def test_equals_two_layers_and_an_activation(activation: str, f: Any) -> None:
     made = layer(activation=activation)
