@@ -6,16 +6,25 @@ READY := $(VENV)/.ready
 PEERS := .venv-peers
 DATA_PEERS := .venv-data-peers
 
-.PHONY: demo test test-fast lint docs bench bench-data clean
+.PHONY: demo test test-fast test-plain lint docs bench bench-data clean
 
 demo: $(READY)
 	$(BIN)/tilth run recipes/first.yaml
 
+# A worker per core, each with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup
+
 test: $(READY)
-	$(BIN)/python -m pytest -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
+
+# The same on another kind of machine: without compiled kernels, AVX-512 and bfloat16 units.
+test-plain: export TILTH_NATIVE := 0
+test-plain: export ONEDNN_MAX_CPU_ISA := AVX2
+test-plain: export ATEN_CPU_CAPABILITY := avx2
+test-plain: test
 
 lint: $(READY)
 	$(BIN)/ruff check tilth tests bench
