@@ -207,8 +207,10 @@ class Tokenizer:
         return (None, None) if found is None else (name, found)
 
     def _begin(self, parsed: dict[str, Any], asked: bool) -> bool:
-        """Whether texts begin with the begin token: the post-processor puts one there, or it is `asked`. `parsed` gets a
-        post-processor that adds this and nothing else, and no truncation or padding."""
+        """Whether texts begin with the begin token: the post-processor puts one there, or it is `asked`.
+
+        `parsed` gets a post-processor that adds this and nothing else, and no truncation or padding.
+        """
         parsed["truncation"] = parsed["padding"] = None
         text = self.vocab_size  # a token of no meaning in the place of a text
         probe = tokenizers.Tokenizer(tokenizers.models.WordLevel({"x": text}, "x")).encode("x")
