@@ -499,6 +499,7 @@ class _Job:
         per_token = {n: c["kept_bytes"] / max(1, c["tokens_train"] + c["tokens_held_out"]) for n, c in sources.items()}
         data = {
             "key": self.prepared.documents.key,
+            "notices": self.prepared.documents.notices,
             "sources": sources,
             "tokenizer": {"vocab_size": self.start.vocab_size, "bytes_per_token": per_token},
             "stages": [

@@ -318,3 +318,17 @@ def test_faults_of_a_source_come_before_anything_is_written(sources, tmp_path):
     with pytest.raises(DataError, match=r"bad\.jsonl, line 1, column 2: not JSON"):
         prepare(corpus({"bad": tmp_path / "bad.jsonl"}, on_error="raise"), tmp_path / "cache", lambda line: None)
     assert not [p for p in (tmp_path / "cache").iterdir() if p.is_dir()]
+
+
+def test_what_a_step_reads_is_part_of_the_corpus_and_what_it_cannot_do_is_said(sources, tmp_path):
+    exam = tmp_path / "exam.jsonl"
+    long = " ".join(f"word{i}" for i in range(20))
+    exam.write_text(json.dumps({"text": long}) + '\n{"text": "too short"}\n')
+    step = {"use": "decontaminate", "sets": {"exam": {"path": str(exam)}}}
+    notice = "decontaminate: exam: 1 of 2 items are shorter than 13 words and not protected, such as item 1 (too short)"
+    for _ in range(2):  # made, then from the cache
+        said: list[str] = []
+        documents = prepare(corpus(sources, [step]), tmp_path / "cache", said.append)
+        assert said[0] == notice and documents.notices == [notice]
+    exam.write_text(json.dumps({"text": long + " more"}) + "\n")  # another set under the same name
+    assert prepare(corpus(sources, [step]), tmp_path / "cache", said.append).notices == []

@@ -49,6 +49,8 @@ class Documents:
         """Content of the documents: equal text gives an equal key, wherever and whenever it was read."""
         self.sources: list[str] = list(data["sources"])
         self.ledger: dict[str, dict[str, Any]] = data["sources"]
+        self.notices: list[str] = data["notices"]
+        """What steps said before anything was read."""
         for name, want in data["files"].items():
             path = dir / name
             if not path.is_file() or path.stat().st_size != want["bytes"]:
@@ -101,11 +103,13 @@ def prepare(corpus: Corpus, cache: Path, say: Callable[[str], None]) -> Document
         busy = partial(say, "documents: another process is preparing them; waiting.")
         with locked(cache / f".documents-{key}.lock", waiting=busy):
             documents = _cached(target, say)
+            for notice in documents.notices if documents is not None else ():
+                say(notice)
             if documents is None:
                 try:
                     shutil.rmtree(aside, ignore_errors=True)  # left by a killed process; the lock is ours
                     aside.mkdir()
-                    _build(corpus, aside, key)
+                    _build(corpus, aside, key, say)
                     aside.rename(target)
                     fsync_dir(cache)
                 finally:
@@ -180,13 +184,16 @@ class _Writer:
         self._parquet.close()
 
 
-def _build(corpus: Corpus, aside: Path, key: str) -> None:
+def _build(corpus: Corpus, aside: Path, key: str, say: Callable[[str], None]) -> None:
     """Read and judge every source, then split. Two passes: what is held out depends on all that was kept."""
     built = [(use_name(step), step.build()) for step in corpus.curate]  # type: ignore[attr-defined]
     steps_module.check(
         built, ("document", "ordered"), "It is for `tilth data run`, whose result the source `curated` reads."
     )
     steps = [step for _, step in built]
+    notices = [f"{name}: {notice}" for name, step in built for notice in steps_module.notices(step)]
+    for notice in notices:
+        say(notice)
     shared: dict[str, Any] = {}
     kept: dict[str, list[tuple[bytes, int, str]]] = {}
     with Ledger(aside / "quarantine.jsonl", corpus.on_error) as ledger:
@@ -213,7 +220,7 @@ def _build(corpus: Corpus, aside: Path, key: str) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     files = {p.name: {"bytes": p.stat().st_size, "sha256": file_hash(p)} for p in sorted(aside.iterdir())}
-    write_json(aside / "ledger.json", {"key": key, "sources": accounts, "files": files})
+    write_json(aside / "ledger.json", {"key": key, "sources": accounts, "notices": notices, "files": files})
 
 
 def judge(

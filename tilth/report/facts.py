@@ -225,6 +225,7 @@ def corpus(files: Files) -> View:
     stages = rows(files.data.get("stages"))
     return {
         "sources": sources,
+        "notices": [text(n, 500) for n in notices] if isinstance(notices := files.data.get("notices"), list) else [],
         "vocabulary": words.count(mapping(files.data.get("tokenizer")).get("vocab_size")),
         "lost": sum(s["lost"] for s in sources),
         "of": sum(s["in"] for s in sources),
