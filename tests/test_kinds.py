@@ -135,3 +135,23 @@ def test_each_published_recipe_is_of_the_kind_its_folder_says() -> None:
         assert recipe_kind(fields) == wanted, path
     with pytest.raises(RecipeError, match="data recipe, not a training recipe"):
         job.make_plan(REPOSITORY / "recipes" / "data" / "first.yaml")
+
+
+def test_a_data_run_that_leaves_nothing_is_a_data_fault_with_a_report(corpus: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "none.yaml"
+    recipe.write_text(
+        f"name: none\nsources: {{lines: {{use: files, path: {corpus}/lines.jsonl}}}}\n"
+        "steps: [{use: rules, min_chars: 100000}]\ntokens: {tokenizer: {use: bpe, vocab_size: 300}}\n"
+    )
+    line = ["data", "run", str(recipe), "--engine", "inline", "--root", str(tmp_path), "--json"]
+    done = CliRunner().invoke(app, line)
+    fault = json.loads(done.stdout)
+    assert (done.exit_code, fault["error"], fault["exit_code"]) == (3, "NothingLeft", 3)
+    assert fault["what"] == "nothing is left: of 80 documents, 80 dropped by 00-rules: too short."
+    assert "Loosen rules" in fault["fix"]
+    page = (Path(fault["where"]) / "report.html").read_text()
+    assert "80 taken, 0 left" in page and "too short" in page
+    recipe.write_text(f"name: blank\nsources: {{lines: {{use: files, path: {tmp_path}/blank.txt}}}}\n")
+    (tmp_path / "blank.txt").write_text("  \n")
+    done = CliRunner().invoke(app, line)
+    assert json.loads(done.stdout)["what"] == "nothing is left: of 1 documents, 1 dropped by intake: empty."

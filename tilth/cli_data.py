@@ -41,16 +41,30 @@ def run(
     from tilth.data.engine import run as engine_run
 
     out = console_for(json_output)
-    finished = engine_run.run(
+    finished = _reported(
+        out.say,
         recipe,
         overrides,
         root=root,
         run_dir=run_dir,
         engine=engine_run.known_engine(engine),
         num_workers=workers,
-        say=out.say,
     )
     return finished.summary()
+
+
+def _reported(say: Any, *what: Any, **options: Any) -> Any:
+    """Do a data run; of one that leaves nothing, write the report that says why."""
+    from tilth.data.engine.ledger import NothingLeft
+    from tilth.data.engine.run import run as engine_run
+
+    try:
+        return engine_run(*what, say=say, **options)
+    except NothingLeft as err:
+        from tilth.report import data_page
+
+        say(f"report: {data_page.write(err.run)}")
+        raise
 
 
 @verb("signals")
@@ -67,12 +81,12 @@ def signals(
     from tilth.data.engine import signals as tables
 
     out = console_for(json_output)
-    finished = engine_run.run(
+    finished = _reported(
+        out.say,
         tables.only_signals(engine_run.load(recipe, overrides)),
         root=root,
         engine=engine_run.known_engine(engine),
         num_workers=workers,
-        say=out.say,
     )
     found = tables.distributions(finished.dir)
     for line in tables.tell(found):

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tilth.core.errors import RecipeError
+from tilth.data.engine.plan import Plan
 from tilth.data.engine.recipe import DataRecipe, load
-from tilth.data.engine.run import Plan, run
+from tilth.data.engine.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes" / "data").glob("*.yaml"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from tilth.core.rundir import read_json
 from tilth.data.curate import rules as rules_module
 from tilth.data.engine import run as engine
 from tilth.data.engine import workers
+from tilth.data.engine.ledger import NothingLeft
 from tilth.data.engine.recipe import load
 from tilth.data.engine.result import Result
 from tilth.data.engine.tasks import Task
@@ -202,7 +204,7 @@ def test_errors_of_recipes_are_sentences(tmp_path):
     with pytest.raises(RecipeError, match="no step uses 'gopher'"):
         load(written(tmp_path), ["steps.gopher.min_words=3"])
     assert load(written(tmp_path), ["steps.rules.min_chars=3"]).steps[0].min_chars == 3
-    with pytest.raises(DataError, match="nothing to read"):
+    with pytest.raises(DataError, match="nothing is left: of 1 documents, 1 dropped by intake: empty"):
         (tmp_path / "none").mkdir()
         (tmp_path / "none" / "a.jsonl").write_text("\n")
         own = {"own": {"use": "files", "path": str(tmp_path / "none")}}
@@ -230,6 +232,116 @@ def test_a_run_killed_before_it_had_an_identity_goes_on(tmp_path, left):
     found = go(tmp_path, written(tmp_path))
     assert found.ledger["sources"]["own"]["in"] == 302
     assert not list(run.glob(".*.????????"))
+
+
+FLIPS = [
+    *("read/own-00000/part-00000.parquet", "read/own-00000/ledger.json", "read/own-00000/files.json"),
+    *("ids/repeated.json", "pass-00-rules/000002/documents.parquet", "pass-00-rules/000002/counts.json"),
+]
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_what_a_killed_run_left_is_made_again_where_it_is_damaged(tmp_path, monkeypatch):
+    path = written(tmp_path)
+    go(tmp_path, path, "whole")
+    monkeypatch.setattr(engine.ledger, "build", stop)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, path)  # all tasks are done, the end is not
+    monkeypatch.undo()
+    for name in FLIPS:
+        flip(tmp_path / "run" / name)
+    said: list[str] = []
+    engine.run(path, root=tmp_path, run_dir=tmp_path / "run", say=said.append, engine="inline")
+    again = [line for line in said if "made again" in line]
+    linked = "documents/L1/part-000002.parquet"  # the pass's own file by another name
+    assert [line.partition(":")[0] for line in again] == [FLIPS[2], FLIPS[3], FLIPS[5], linked]  # one per directory
+    assert tree(tmp_path / "run") == tree(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def sound_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("sound")
+    path = written(folder)
+    return path, go(folder, path).dir
+
+
+READ_AT_ONCE = ("documents/L1/part-000001.parquet", "read/own-00000/part-00003.parquet", "ledger.json", "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    "name", [*READ_AT_ONCE, "pass-00-rules/000000/decisions.parquet", "files.json", "documents/L1/files.json"]
+)
+def test_damage_in_a_finished_run_is_named_and_the_same_command_mends_it(sound_run, tmp_path, name):
+    path, run = sound_run[0], tmp_path / "run"
+    shutil.copytree(sound_run[1], run)
+    before = tree(run)
+    flip(run / name)
+    with pytest.raises(DataError, match=r"The command that made this run makes it again") as caught:
+        found = Result(run)
+        list(found.documents("L0")), list(found.documents("L1")), list(found.rows("decisions.parquet", ["own:d1"]))
+    assert caught.value.where.endswith(name)
+    said: list[str] = []
+    engine.run(path, root=tmp_path, run_dir=run, say=said.append, engine="inline")
+    assert [line.partition(":")[0] for line in said if "made again" in line] == [name]
+    assert tree(run) == before
+
+
+def test_what_is_missing_from_a_finished_run_or_says_it_is_finished_is_made_again(sound_run, tmp_path):
+    path, run = sound_run[0], tmp_path / "run"
+    shutil.copytree(sound_run[1], run)
+    before = tree(run)
+    shutil.rmtree(run / "documents" / "L1")
+    flip(run / "done.json")
+    engine.run(path, root=tmp_path, run_dir=run, say=silent, engine="inline")
+    assert tree(run) == before
+
+
+def test_a_damaged_identity_is_named_and_not_taken_for_another_run(sound_run, tmp_path):
+    path, run = sound_run[0], tmp_path / "run"
+    shutil.copytree(sound_run[1], run)
+    flip(run / "identity.json")
+    with pytest.raises(DataError, match=r"Remove this directory") as caught:
+        engine.run(path, root=tmp_path, run_dir=run, say=silent, engine="inline")
+    assert caught.value.where == str(run / "identity.json")
+
+
+def test_a_run_killed_while_it_cleans_up_is_clean_after_the_next_command(sound_run, tmp_path, monkeypatch):
+    path, run = sound_run[0], tmp_path / "run"
+    monkeypatch.setattr(engine._Job, "close", stop)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(path, root=tmp_path, run_dir=run, say=silent, engine="inline")
+    monkeypatch.undo()
+    assert list(run.glob("pass-*/*/documents.parquet"))
+    engine.run(path, root=tmp_path, run_dir=run, say=silent, engine="inline")
+    assert tree(run) == tree(sound_run[1])
+
+
+def test_nothing_left_is_said_with_the_funnel_and_the_run_is_finished(tmp_path):
+    path = written(tmp_path, steps=[{"use": "rules", "min_chars": 100_000}], tokens={"tokenizer": {"use": "bpe"}})
+    said: list[str] = []
+    for _ in range(2):  # done, and asked for again
+        said.clear()
+        with pytest.raises(NothingLeft, match=r"nothing is left: of 302 documents, 300 dropped by 00-rules: too short"):
+            engine.run(path, root=tmp_path, run_dir=tmp_path / "run", say=said.append, engine="inline")
+    assert said[-3] == "read: 302 documents"
+    assert said[-1] == "  00-rules: 300 of 300 taken, 0 left (300 too short)"
+    assert Result(tmp_path / "run").ledger["tiers"] == {"L1": {"documents": 0, "bytes": 0}}
+
+
+def test_nothing_left_for_the_tokens_of_a_higher_tier(tmp_path):
+    promote = {"L2": [{"use": "rules", "min_chars": 100_000}]}
+    path = written(tmp_path, promote=promote, tokens={"tokenizer": {"use": "bpe"}, "tier": "L2"})
+    with pytest.raises(NothingLeft, match=r"tokens of tier L2: of 257 documents, 257 kept below by 01-rules: too sh"):
+        go(tmp_path, path)
 
 
 def test_source_names_stay_in_the_run(tmp_path):

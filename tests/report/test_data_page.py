@@ -12,6 +12,7 @@ import pytest
 
 from tilth.core.errors import DataError
 from tilth.data.engine import run as engine
+from tilth.data.engine.ledger import funnel
 from tilth.data.engine.result import Result
 from tilth.report import data_page
 
@@ -64,7 +65,7 @@ def test_nothing_from_data_becomes_markup(finished: Result) -> None:
 
 
 def test_the_funnel_is_the_ledger(finished: Result) -> None:
-    rows = data_page.funnel(finished)
+    rows = funnel(finished.ledger)
     (book,) = finished.ledger["sources"].values()
     assert sum(r["gone"] for r in rows) == book["in"] - book["kept"]
     assert rows[-1]["left"] == book["kept"] and rows[0]["step"] == "quarantined"

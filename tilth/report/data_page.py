@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from tilth.core.rundir import write_whole
 from tilth.data.curate.rulebook import Rule, Rulebook, limit_of, numbers
 from tilth.data.document import excerpt
-from tilth.data.engine.files import read
+from tilth.data.engine.files import read, sound
+from tilth.data.engine.ledger import funnel
 from tilth.data.engine.passes import is_page
 from tilth.data.engine.result import Result
 from tilth.data.reading import Unreadable
@@ -67,7 +68,7 @@ def render(result: Result) -> str:
             stayed=result.ledger["stayed_below"],
             notices=result.ledger["notices"],
             accounts=result.ledger["accounts"],
-            funnel=funnel(result),
+            funnel=funnel(result.ledger),
             facts=facts,
             histograms=list(histograms(result)),
             clusters=clusters(result),
@@ -77,40 +78,6 @@ def render(result: Result) -> str:
             percent=percent,
         )
     )
-
-
-def funnel(result: Result) -> list[dict[str, Any]]:
-    """A row per step: documents that came, and per reason those it took, with shares of all that was read."""
-    books = result.ledger["sources"].values()
-    total = sum(b["in"] for b in books)
-    taken: dict[str, Counter[str]] = {}
-    for book in books:
-        for what, sign in (("dropped", ""), ("quarantined", " (quarantined)")):
-            for reason, n in book[what].items():
-                step, colon, why = reason.partition(": ")
-                step, why = (step, why) if colon and what == "dropped" else ("quarantined", reason + sign)
-                taken.setdefault(step, Counter())[why] += n
-    order = ["intake", *(["00-extract"] if result.recipe.extract else []), *(x for _, x, _ in result.recipe.labelled())]
-    left, rows = total, []
-    for step in ["quarantined", *order]:
-        reasons = taken.get(step)
-        if not reasons:
-            continue
-        gone = reasons.total()
-        rows.append(
-            {
-                "step": step,
-                "came": left,
-                "gone": gone,
-                "left": left - gone,
-                "share_left": (left - gone) / total,
-                "share_gone": gone / total,
-                "reasons": [(why, n, n / total) for why, n in reasons.most_common(10)],
-                "more": max(0, len(reasons) - 10),
-            }
-        )
-        left -= gone
-    return rows
 
 
 @dataclass
@@ -152,7 +119,7 @@ def _languages(result: Result) -> list[tuple[str, int]]:
     out: Counter[str] = Counter()
     for _, _, _, files in result.signal_files():
         for file in files:
-            names = pq.read_schema(file).names
+            names = pq.read_schema(sound(file)).names
             if "language_label" in names:
                 for batch in read(file, ["language_label"]):
                     out.update({e["values"] or "?": e["counts"] for e in batch.column(0).value_counts().to_pylist()})

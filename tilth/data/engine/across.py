@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from .files import read, rows
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -46,13 +46,11 @@ class Space:
 
     def sketch(self, part: int) -> Iterator[pa.RecordBatch]:
         """The sketch records of a part in bounded batches, as `sketch` returned them."""
-        with pq.ParquetFile(self.parts[part] / SKETCH) as file:
-            for group in range(file.num_row_groups):
-                yield from file.read_row_group(group).to_batches()
+        yield from read(self.parts[part] / SKETCH)
 
     def sketch_rows(self, part: int) -> int:
         """How many sketch records a part has."""
-        return pq.read_metadata(self.parts[part] / SKETCH).num_rows
+        return rows(self.parts[part] / SKETCH)
 
 
 class Across(Protocol):

@@ -1,4 +1,7 @@
-"""Parquet files of the engine: written in bounded row groups, read in bounded batches, the same bytes every time."""
+"""Parquet files of the engine: written in bounded row groups, read in bounded batches, the same bytes every time.
+
+What is read is what was written: each file is held against the list of its directory once per process.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tilth.core.errors import DataError
+from tilth.core.manifest import Manifest
 from tilth.data.document import BATCH_BYTES, BATCH_DOCUMENTS
 
 
@@ -50,13 +55,23 @@ class Writer:
         self._parquet.close()
 
 
+def sound(path: Path) -> Path:
+    """The path of a file of a run, once it is as it was written. Raises DataError if it is not."""
+    try:
+        Manifest(path.parent).check(lambda name: name == path.name)
+    except DataError as err:
+        fix = "The command that made this run makes it again."
+        raise DataError(err.what, where=err.where, fix=fix) from None
+    return path
+
+
 def read(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of a file in order, a row group at a time."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(sound(path)) as file:
         for group in range(file.num_row_groups):
             yield from file.read_row_group(group, columns=columns).combine_chunks().to_batches()
 
 
 def rows(path: Path) -> int:
     """How many rows a file has."""
-    return pq.read_metadata(path).num_rows
+    return pq.read_metadata(sound(path)).num_rows

@@ -16,16 +16,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import TypedDict
 
 from tilth.core.errors import DataError
-from tilth.core.rundir import read_json, write_json
+from tilth.core.rundir import Count, read_json, write_json
 from tilth.data.document import SCHEMA, Ledger
 
-from .files import Writer, read
+from .files import Writer, read, sound
 from .recipe import DataRecipe
 from .tasks import Task
 
-Spec = dict[str, Any]
+_Account = TypedDict(
+    "_Account",
+    {"in": Count, "bytes": Count, "documents": Count, "dropped": dict[str, Count], "quarantined": dict[str, Count]},
+)
+"""What was read of a shard and what was not."""
 
 
 def tasks(recipe: DataRecipe, dir: Path) -> list[Task]:
@@ -85,7 +90,7 @@ def parts(done: list[Task]) -> list[Path]:
 def accounts(done: list[Task]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(source, account) of each task."""
     for task in done:
-        yield task.target.name.rpartition("-")[0], read_json(task.target / "ledger.json")
+        yield task.target.name.rpartition("-")[0], read_json(sound(task.target / "ledger.json"), _Account)
 
 
 def repeated_ids(files: list[Path], dir: Path) -> list[Task]:

@@ -18,10 +18,12 @@ from tilth.core.errors import DataError
 from tilth.core.rundir import Count, inside, read_json, read_rows
 from tilth.data.packing import CostRow
 
-from .files import read
+from .directory import result
+from .files import read, sound
+from .ledger import Ledger
 from .passes import Pass
+from .plan import Plan
 from .recipe import DataRecipe, load
-from .run import Plan, result
 
 
 class _Store(TypedDict):
@@ -37,9 +39,9 @@ class Result:
 
     def __init__(self, path: str | Path) -> None:
         self.dir = result(path)
-        self.recipe: DataRecipe = load(self.dir / "recipe.yaml")
+        self.recipe: DataRecipe = load(sound(self.dir / "recipe.yaml"))
         self.plan = Plan.of(self.recipe)
-        self.ledger: dict[str, Any] = read_json(self.dir / "ledger.json")
+        self.ledger: dict[str, Any] = read_json(sound(self.dir / "ledger.json"), Ledger)
 
     @property
     def tiers(self) -> list[str]:
@@ -78,7 +80,7 @@ class Result:
         if not path.exists():
             return None
         store = read_json(self.dir / "tokens" / "store" / "store.json", _Store)
-        packing = read_json(path, list[CostRow])
+        packing = read_json(sound(path), list[CostRow])
         return {k: store[k] for k in ("num_tokens", "num_documents", "vocab_size")} | {"packing": packing}
 
     def find(self, identity: str) -> dict[str, Any] | None:
@@ -96,10 +98,10 @@ class Result:
     def quarantined(self) -> Iterator[dict[str, Any]]:
         """What was set aside, at reading and by steps."""
         for path in sorted((self.dir / "read").glob("*/quarantine.jsonl")):
-            yield from read_rows(path)
+            yield from read_rows(sound(path))
         for pass_ in self.plan.passes:
             for path in self.tables(pass_, "quarantine.jsonl"):
-                yield from read_rows(path)
+                yield from read_rows(sound(path))
 
     def clusters(self, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Rows of the cluster tables of steps across documents that name any of these ids."""
@@ -110,5 +112,7 @@ class Result:
 
 def _rows(files: Sequence[Path], *ids: str) -> Iterator[dict[str, Any]]:
     if files:
+        for file in files:
+            sound(file)
         table = ds.dataset([str(f) for f in files], format="parquet")
         yield from table.to_table(filter=pc.field("id").isin(list(ids))).to_pylist()

@@ -16,90 +16,32 @@ and in which order changes nothing of the result.
 
 from __future__ import annotations
 
-import fnmatch
-import hashlib
+import contextlib
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from tilth.core.config import Config
 from tilth.core.errors import DataError, RecipeError, nearest
 from tilth.core.hashing import content_hash
-from tilth.core.kinds import kind_of, refuse_other_run
 from tilth.core.machine import cores
-from tilth.core.rundir import RunLock, read_json, whole_dir, write_json, write_whole
-from tilth.core.text import visible
-from tilth.data.curate import steps
+from tilth.core.manifest import Manifest
+from tilth.core.rundir import Count, RunLock, read_json, write_json, write_whole
 
-from . import intake, passes, workers
+from . import intake, ledger, passes, workers
 from .across import Space
+from .directory import claim, damage, identity_of, remove_damaged, sweep
+from .files import sound
 from .passes import Pass
+from .plan import Plan
 from .recipe import DataRecipe, load
-from .tasks import Task
+from .tasks import Task, faults
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A recipe as passes with steps across documents between them."""
-
-    passes: tuple[Pass, ...]
-
-    @classmethod
-    def of(cls, recipe: DataRecipe) -> Plan:
-        """Cut the steps where one works across documents or a tier ends. Raises RecipeError for a step that cannot be
-        run in parts."""
-        out: list[Pass] = []
-        held: list[tuple[str, Config]] = []
-        tier, before = "L1", None
-
-        def close(tier: str, after: tuple[str, Config] | None) -> None:
-            first = not out
-            name = f"{len(out):02d}-" + "+".join([label[3:] for label, _ in held] or ["documents"])[:60]
-            out.append(
-                Pass(
-                    name=name,
-                    tier=tier,
-                    steps=tuple(held),
-                    extract=recipe.extract if first else None,
-                    refuses_pages=first and recipe.extract is None,
-                    keep=tuple(recipe.signals) if first else (),
-                    before=before,
-                    after=after,
-                )
-            )
-
-        for at, label, config in recipe.labelled():
-            built = config.build()  # type: ignore[attr-defined]
-            steps.check([(label[3:], built)], ("document", "across"), "It is for the main job; name another here.")
-            if at != tier:
-                close(tier, None)
-                held, before, tier = [], None, at
-            if steps.kind(built) == "across":
-                close(tier, (label, config))
-                held, before = [], (label, config)
-            else:
-                held.append((label, config))
-        close(tier, None)
-        ends = {p.tier: i for i, p in enumerate(out)}
-        return cls(tuple(replace(p, promotes=ends[p.tier] == i and p.tier != "L1") for i, p in enumerate(out)))
-
-    @staticmethod
-    def notices(recipe: DataRecipe) -> Iterator[tuple[str, str]]:
-        """(label, sentence) of what steps say before anything is read."""
-        for _, label, config in recipe.labelled():
-            for notice in steps.notices(config.build()):  # type: ignore[attr-defined]
-                yield label, notice
-
-    def last_of(self, tier: str) -> int:
-        """Number of the pass that leaves the documents of a tier."""
-        return max(i for i, p in enumerate(self.passes) if p.tier == tier)
 
 
 @dataclass(frozen=True)
@@ -128,7 +70,8 @@ def run(
 
     engine       "daft" (worker processes here), "ray" (a cluster, or one started here), "inline" (this process)
     num_workers  worker processes; None: as many as there are cores
-    Raises RecipeError, DataError (a source is missing, a step fails, nothing is left) or RunInUse.
+    Raises RecipeError, DataError (a source is missing, a step fails), NothingLeft (the run is finished, and its report
+    says what became of all documents) or RunInUse.
     """
     began = time.monotonic()
     if not isinstance(recipe, DataRecipe):
@@ -137,19 +80,25 @@ def run(
     identity = identity_of(recipe)
     dir = Path(run_dir) if run_dir else Path(root) / f"{recipe.name}-{content_hash(identity, 8)}"
     with RunLock(dir):
-        _same_run(dir, identity)
+        claim(dir, identity)
+        job = _Job(recipe, plan, dir, engine, num_workers or cores(), say)
+        job.mend()
         if not (dir / "done.json").exists():
-            _sweep(dir)
+            sweep(dir)
             write_json(dir / "identity.json", identity)
             write_whole(dir / "recipe.yaml", recipe.to_yaml())
+            Manifest(dir).add("identity.json", "recipe.yaml")
             say(f"{recipe.name}: {dir}")
             for label, notice in plan.notices(recipe):
                 say(f"{label}: {notice}")
-            _Job(recipe, plan, dir, engine, num_workers or cores(), say).run()
-        ledger = read_json(dir / "ledger.json")
-    for line in describe(ledger):
+            job.run()
+        job.close()
+        books = read_json(sound(dir / "ledger.json"), ledger.Ledger)
+    empty = not books["tiers"]["L1"]["documents"]
+    for line in ledger.tell_funnel(books) if empty else ledger.describe(books):
         say(line)
-    return Finished(dir, ledger, time.monotonic() - began)
+    ledger.refuse_nothing(books, recipe, dir)
+    return Finished(dir, books, time.monotonic() - began)
 
 
 def known_engine(name: str) -> workers.Engine:
@@ -161,79 +110,6 @@ def known_engine(name: str) -> workers.Engine:
     return name  # type: ignore[return-value]
 
 
-def identity_of(recipe: DataRecipe) -> dict[str, Any]:
-    """What decides a run's output. Raises DataError for a source that is not there."""
-    data = recipe.to_dict()
-    data.pop("card", None)
-    return {
-        "recipe": data,
-        "sources": {n: s.fingerprint() for n, s in recipe.sources.items()},  # type: ignore[attr-defined]
-        "files": dict(_fingerprints(recipe)),
-        "code": _code(),
-    }
-
-
-def _fingerprints(recipe: DataRecipe) -> Iterator[tuple[str, Any]]:
-    """Of what steps, signals and the tokenizer read."""
-    configs = [(f"signals.{i}", config) for i, config in enumerate(recipe.signals)]
-    for _, label, config in recipe.labelled():
-        needs = steps.needs(config.build())  # type: ignore[attr-defined]
-        configs += [(label, config), *((f"{label}.{i}", need) for i, need in enumerate(needs))]
-    if recipe.tokens is not None:
-        configs.append(("tokenizer", recipe.tokens.tokenizer))
-    return steps.fingerprints(configs)
-
-
-def _code() -> str:
-    """Hash of this package's source: another algorithm is another run."""
-    root = Path(__file__).parents[1]
-    files = sorted(p for p in root.rglob("*") if p.suffix in (".py", ".cpp", ".hpp"))
-    return content_hash([[str(p.relative_to(root)), hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])
-
-
-_FILES = ("identity.json", "recipe.yaml", "ledger.json", "done.json", "files.json")
-_OURS = ("read", "pass-*", "across-*", "documents", "tokens", "tokens-parts")
-
-
-def _sweep(dir: Path) -> None:
-    """Remove what a killed process was making: hidden directories with the name of a task's target and eight more
-    characters, where tasks make them and nowhere else, and such files with the name of one of the run's own."""
-    for name in _FILES:
-        for leftover in dir.glob(f".{name}.????????"):
-            leftover.unlink(missing_ok=True)
-    for folder in (dir, *(f for pattern in _OURS for f in dir.glob(pattern))):
-        for leftover in folder.glob(".*.????????"):
-            if leftover.is_dir() and not leftover.is_symlink() and (folder != dir or _is_ours(leftover.name)):
-                shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _is_beginning(name: str) -> bool:
-    """Whether a run has a file of this name before it has an identity, if only because it was killed then."""
-    return name in (".lock", ".holder") or fnmatch.fnmatch(name, ".identity.json.????????")
-
-
-def _is_ours(hidden: str) -> bool:
-    return any(fnmatch.fnmatch(hidden[1:-9], pattern) for pattern in (*_OURS, "ids", "tokenizer-*"))
-
-
-def _same_run(dir: Path, identity: dict[str, Any]) -> None:
-    path = dir / "identity.json"
-    refuse_other_run(dir, "data run")
-    if not path.exists() and (others := sorted(p.name for p in dir.iterdir() if not _is_beginning(p.name))):
-        raise DataError(
-            f"this directory holds other things than a data run ({visible(', '.join(others[:3]))[:200]}).",
-            where=str(dir),
-            fix="Name a new or empty one with --run.",
-        )
-    if path.exists() and (before := read_json(path)) != identity:
-        changed = ", ".join(k for k in identity if before.get(k) != identity[k])
-        raise DataError(
-            f"this directory holds another run: its {changed} differ.",
-            where=str(dir),
-            fix="Name another directory with --run, or leave that out.",
-        )
-
-
 class _Job:
     def __init__(
         self, recipe: DataRecipe, plan: Plan, dir: Path, engine: workers.Engine, num_workers: int, say: Say
@@ -241,13 +117,51 @@ class _Job:
         self.recipe, self.plan, self.dir = recipe, plan, dir
         self.engine, self.num_workers, self.say = engine, num_workers, say
 
+    def mend(self) -> None:
+        """Make a finished run unfinished again if files of it are missing or damaged, saying which."""
+        if not (self.dir / "done.json").exists():
+            return
+        done: dict[str, Any] = {}
+        with contextlib.suppress(DataError):
+            done = read_json(self.dir / "done.json")
+        wanted = [*(f"documents/{tier}" for tier in self._tiers), *(["tokens"] if done.get("tokens") else [])]
+        damaged = damage(self.dir, wanted)
+        for name, fault in list(damaged.items())[:10]:
+            self.say(f"{name}: this file {fault}; it is made again")
+        if damaged:
+            remove_damaged(self.dir, damaged)
+
     def run(self) -> None:
         reading = self.do("read", intake.tasks(self.recipe, self.dir))
         self.files = intake.parts(reading)
-        if not self.files:
-            raise DataError(f"there is nothing to read: {_why(reading)}", where="sources")
+        if self.files:
+            self._passes()
+        self.do("documents", [self._publish(tier) for tier in self._tiers], summary=False)
+        books = ledger.build(self.recipe, self.plan, self.dir, reading)
+        tokens = self.recipe.tokens is not None and books["tiers"][self.recipe.tokens.tier]["documents"] > 0
+        if tokens:
+            self._tokens()
+        write_json(self.dir / "ledger.json", books)
+        write_json(self.dir / "done.json", {"parts": len(self.files), "tokens": tokens})
+
+    def close(self) -> None:
+        """List the files of a finished run, and remove documents between passes: what they became is kept, and how they
+        can be had again is known."""
+        manifest = Manifest(self.dir)
+        if "done.json" not in manifest.files():
+            manifest.add("identity.json", "recipe.yaml", "ledger.json", "done.json")
+        for pass_ in self.plan.passes:
+            for path in (self.dir / f"pass-{pass_.name}").glob(f"*/{passes.DOCUMENTS}"):
+                Manifest(path.parent).forget(passes.DOCUMENTS)
+                path.unlink()
+
+    @property
+    def _tiers(self) -> list[str]:
+        return ["L1", *sorted(self.recipe.promote)]
+
+    def _passes(self) -> None:
         self.do("ids", intake.repeated_ids(self.files, self.dir))
-        repeated = read_json(self.dir / "ids" / "repeated.json")
+        repeated = read_json(sound(self.dir / "ids" / "repeated.json"), dict[str, list[Count]])
         before = self.files
         space: Space | None = None
         for number, pass_ in enumerate(self.plan.passes):
@@ -262,15 +176,10 @@ class _Job:
                     rounds += 1
                     self.do(f"{label}, round {rounds}", list(tasks), summary=False)
                 self.say(f"{label}: {rounds} rounds in {time.monotonic() - began:.1f} s")
-        self._publish()
-        if self.recipe.tokens is not None:
-            self._tokens()
-        write_json(self.dir / "ledger.json", self._ledger(reading))
-        self._clean()
-        write_json(self.dir / "done.json", {"parts": len(self.files)})
 
     def do(self, name: str, tasks: list[Task], summary: bool = True) -> list[Task]:
         """Do tasks and say how it goes: done of all, MB of stored text a second, time left; and at the end."""
+        self._discard_damaged(*(task.target for task in tasks))
         left = [task for task in tasks if not task.done]
         total, size = sum(t.size for t in left), 0
         began = said = time.monotonic()
@@ -302,77 +211,30 @@ class _Job:
             make = partial(passes.run, pass_, source, part, rows, own, self.recipe.on_error)
             yield Task(self.dir / f"pass-{pass_.name}" / f"{part:06d}", make, self.files[part].stat().st_size)
 
-    def _publish(self) -> None:
-        """The documents of each tier where readers look for them: the last pass's own files, by another name."""
-        for tier in ("L1", *sorted(self.recipe.promote)):
-            last = self.plan.passes[self.plan.last_of(tier)]
-            target = self.dir / "documents" / tier
-            if not target.is_dir():
-                with whole_dir(target) as aside:
-                    for part in sorted((self.dir / f"pass-{last.name}").iterdir()):
-                        _link(part / passes.DOCUMENTS, aside / f"part-{part.name}.parquet")
+    def _discard_damaged(self, *targets: Path) -> None:
+        """Remove what an earlier attempt made and is not as it was written any more: it is made again."""
+        for target in targets:
+            if found := faults(target):
+                name, fault = next(iter(found.items()))
+                self.say(f"{(target / name).relative_to(self.dir)}: this file {fault}; it is made again")
+                shutil.rmtree(target)
+
+    def _publish(self, tier: str) -> Task:
+        """The documents of a tier where readers look for them: the last pass's own files, by another name."""
+        last = self.plan.passes[self.plan.last_of(tier)]
+        return Task(self.dir / "documents" / tier, partial(_link_parts, self.dir / f"pass-{last.name}"))
 
     def _tokens(self) -> None:
         from . import tokens
 
         assert self.recipe.tokens is not None
+        self._discard_damaged(self.dir / "tokens")
         tokens.make(self.recipe.tokens, self.dir, self.do, self.say)
 
-    def _ledger(self, reading: list[Task]) -> dict[str, Any]:
-        """All books, and that they balance. Raises DataError if they do not."""
-        sources: dict[str, dict[str, Any]] = {}
-        for name, account in intake.accounts(reading):
-            book = sources.setdefault(name, {"in": 0, "bytes": 0, "kept": 0, "kept_bytes": 0, "dropped": {}})
-            book.setdefault("quarantined", {}), book.setdefault("edited", {})
-            book["in"] += account["in"]
-            book["bytes"] += account["bytes"]
-            _add(book["dropped"], {f"intake: {k}": v for k, v in account["dropped"].items()})
-            _add(book["quarantined"], account["quarantined"])
-        tiers = {tier: {"documents": 0, "bytes": 0} for tier in ("L1", *sorted(self.recipe.promote))}
-        stayed: dict[str, dict[str, int]] = {tier: {} for tier in self.recipe.promote}
-        for number, pass_ in enumerate(self.plan.passes):
-            last = self.plan.last_of(pass_.tier) == number
-            for counts in sorted((self.dir / f"pass-{pass_.name}").glob("*/counts.json")):
-                for name, count in read_json(counts).items():
-                    book = sources[name]
-                    _add(book["edited"], count["edited"])
-                    if pass_.tier == "L1":
-                        _add(book["dropped"], count["dropped"])
-                        _add(book["quarantined"], count["quarantined"])
-                    else:
-                        _add(stayed[pass_.tier], count["dropped"])
-                        _add(stayed[pass_.tier], count["quarantined"])
-                    if last:
-                        tiers[pass_.tier]["documents"] += count["out"]
-                        tiers[pass_.tier]["bytes"] += count["bytes_out"]
-                        if pass_.tier == "L1":
-                            book["kept"] += count["out"]
-                            book["kept_bytes"] += count["bytes_out"]
-        for name, book in sources.items():
-            out = book["kept"] + sum(book["dropped"].values()) + sum(book["quarantined"].values())
-            if book["in"] != out:
-                raise DataError(f"{book['in']} documents came in, {out} are accounted for.", where=f"sources.{name}")
-        notices: dict[str, list[str]] = {}
-        for label, notice in self.plan.notices(self.recipe):
-            notices.setdefault(label, []).append(notice)
-        accounts = {
-            label: account
-            for _, label, config in self.recipe.labelled()
-            if (account := steps.account(config.build(), self.dir))  # type: ignore[attr-defined]
-        }
-        return {
-            "sources": sources,
-            "tiers": tiers,
-            "stayed_below": stayed,
-            "notices": notices,
-            "accounts": accounts,
-        }
 
-    def _clean(self) -> None:
-        """Remove documents between passes: what they became is kept, and how they can be had again is known."""
-        for pass_ in self.plan.passes:
-            for part in (self.dir / f"pass-{pass_.name}").iterdir():
-                (part / passes.DOCUMENTS).unlink(missing_ok=True)
+def _link_parts(passed: Path, aside: Path) -> None:
+    for path in sorted(passed.glob(f"*/{passes.DOCUMENTS}")):
+        _link(path, aside / f"part-{path.parent.name}.parquet")
 
 
 def _link(source: Path, target: Path) -> None:
@@ -381,44 +243,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _add(total: dict[str, int], more: dict[str, int]) -> None:
-    for key, count in more.items():
-        total[key] = total.get(key, 0) + count
-
-
-def _why(reading: list[Task]) -> str:
-    reasons: dict[str, int] = {}
-    for _, account in intake.accounts(reading):
-        _add(reasons, account["dropped"])
-        _add(reasons, account["quarantined"])
-    return ", ".join(f"{n:,} {reason}" for reason, n in reasons.items()) or "the sources hold no documents"
-
-
-def describe(ledger: dict[str, Any]) -> Iterator[str]:
-    """Lines for a person: per source, what became of its documents; per tier, what there is."""
-    for name, book in ledger["sources"].items():
-        yield (
-            f"{name}: {book['in']:,} in, {book['kept']:,} kept ({book['kept_bytes'] / 1e6:.1f} of "
-            f"{book['bytes'] / 1e6:.1f} MB), {sum(book['dropped'].values()):,} dropped, "
-            f"{sum(book['quarantined'].values()):,} quarantined"
-        )
-        for what in ("dropped", "quarantined"):
-            for reason, count in sorted(book[what].items(), key=lambda kv: (-kv[1], kv[0]))[:12]:
-                yield f"    {count:>10,}  {reason}" + (" (quarantined)" if what == "quarantined" else "")
-        for label, count in book["edited"].items():
-            yield f"    {count:>10,}  {label}: edited and kept"
-    for tier, numbers in ledger["tiers"].items():
-        yield f"{tier}: {numbers['documents']:,} documents, {numbers['bytes'] / 1e6:.1f} MB"
-
-
-def result(path: str | Path) -> Path:
-    """The directory of a finished data run. Raises DataError if it is none or not finished."""
-    path = Path(path)
-    refuse_other_run(path, "data run")
-    if kind_of(path) != "data run":
-        raise DataError("this is no data run.", where=str(path), fix="`tilth data run RECIPE` makes one.")
-    if not (path / "done.json").is_file():
-        raise DataError("this data run has not finished.", where=str(path), fix="Run the same command again.")
-    return path

@@ -18,14 +18,15 @@ import pyarrow as pa
 
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
+from tilth.core.manifest import seal
 from tilth.core.rundir import read_json, write_json
 from tilth.data import packing
 from tilth.data.packing import Cost, CostRow, bfd_cost, concat_cost
 from tilth.data.store import Framing, Packed, StoreWriter, TokenStore, separators, tell_specials
 from tilth.data.tokenizer import Tokenizer
 
-from .files import read
-from .tasks import Task
+from .files import read, sound
+from .tasks import Task, faults
 
 if TYPE_CHECKING:
     from .recipe import Pack, Tokens
@@ -45,6 +46,11 @@ def make(config: Tokens, dir: Path, do: Callable[[str, list[Task]], list[Task]],
     if not target.is_dir():
         documents = _Documents(parts, content_hash(read_json(dir / "identity.json")))
         tokenizer: Path = config.tokenizer.prepare(documents, dir, say)
+        if tokenizer.is_relative_to(dir):  # made for this run, perhaps by an attempt before
+            if faults(tokenizer):
+                shutil.rmtree(tokenizer)
+                tokenizer = config.tokenizer.prepare(documents, dir, say)
+            seal(tokenizer)
         loaded = _loaded(tokenizer)
         head, tail, _ = separators(loaded)
         framed = " + ".join([*(f"token {t}" for t in head), "text", *(f"token {t}" for t in tail)])
@@ -113,7 +119,7 @@ def assemble(parts: Sequence[Path], tokenizer: Path, pack: Pack, aside: Path) ->
 def costs(path: Path) -> list[Cost]:
     """What both ways of packing cost, of a part or of the whole. For the way that was not taken, and for bfd, every
     part is packed by itself."""
-    return [Cost.from_dict(row) for row in read_json(path / COSTS, list[CostRow])]
+    return [Cost.from_dict(row) for row in read_json(sound(path / COSTS), list[CostRow])]
 
 
 class _Documents:

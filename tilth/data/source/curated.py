@@ -64,13 +64,15 @@ class Config(BaseConfig):
             if shard is not None and shard != name:
                 continue
             try:
-                with pq.ParquetFile(path) as file:
+                with pq.ParquetFile(self._sound(path)) as file:
                     for batch in file.iter_batches(BATCH_DOCUMENTS):
                         if kept := self._of(batch, name, ledger, climbed):
                             yield kept
             except (pa.ArrowException, OSError) as err:
                 raise DataError(
-                    f"a file of the data run cannot be read: {str(err)[:200]}.", where=str(path), fix="Run it again."
+                    f"a file of the data run cannot be read: {str(err)[:200]}.",
+                    where=str(path),
+                    fix="The command that made the data run makes it again.",
                 ) from None
 
     def _climbed(self) -> set[str]:
@@ -78,7 +80,7 @@ class Config(BaseConfig):
         found: set[str] = set()
         if len(set(self.tiers)) > 1:
             for path in self._files():
-                found.update(pq.read_table(path, columns=["parent"]).column("parent").to_pylist())
+                found.update(pq.read_table(self._sound(path), columns=["parent"]).column("parent").to_pylist())
         return found - {""}
 
     def _of(self, batch: pa.RecordBatch, name: str, ledger: SourceLedger, climbed: set[str]) -> pa.RecordBatch | None:
@@ -101,8 +103,14 @@ class Config(BaseConfig):
     def _holds(value: Any, wanted: Any) -> bool:
         return value in wanted if isinstance(wanted, list) else value == wanted
 
+    @staticmethod
+    def _sound(path: Path) -> Path:
+        from tilth.data.engine.files import sound
+
+        return sound(path)
+
     def _dir(self) -> Path:
-        from tilth.data.engine.run import result
+        from tilth.data.engine.directory import result
 
         return result(self.path)
 

@@ -1,0 +1,149 @@
+"""The directory of a data run: what it is named after, whose it is, and what becomes of damage in it.
+
+Every directory that a task made lists its files with their hashes, and so does the run's own; what differs is named
+and made again, since each is a pure function of what was read.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tilth.core import manifest
+from tilth.core.errors import DataError
+from tilth.core.hashing import content_hash
+from tilth.core.kinds import kind_of, refuse_other_run
+from tilth.core.manifest import Manifest
+from tilth.core.rundir import read_json
+from tilth.core.text import visible
+from tilth.data.curate import steps
+
+from .recipe import DataRecipe
+
+_REMOVE = "Remove this directory and run the command that made it again."
+
+
+def identity_of(recipe: DataRecipe) -> dict[str, Any]:
+    """What decides a run's output. Raises DataError for a source that is not there."""
+    data = recipe.to_dict()
+    data.pop("card", None)
+    return {
+        "recipe": data,
+        "sources": {n: s.fingerprint() for n, s in recipe.sources.items()},  # type: ignore[attr-defined]
+        "files": dict(_fingerprints(recipe)),
+        "code": _code(),
+    }
+
+
+def _fingerprints(recipe: DataRecipe) -> Iterator[tuple[str, Any]]:
+    """Of what steps, signals and the tokenizer read."""
+    configs = [(f"signals.{i}", config) for i, config in enumerate(recipe.signals)]
+    for _, label, config in recipe.labelled():
+        needs = steps.needs(config.build())  # type: ignore[attr-defined]
+        configs += [(label, config), *((f"{label}.{i}", need) for i, need in enumerate(needs))]
+    if recipe.tokens is not None:
+        configs.append(("tokenizer", recipe.tokens.tokenizer))
+    return steps.fingerprints(configs)
+
+
+def _code() -> str:
+    """Hash of this package's source: another algorithm is another run."""
+    root = Path(__file__).parents[1]
+    files = sorted(p for p in root.rglob("*") if p.suffix in (".py", ".cpp", ".hpp"))
+    return content_hash([[str(p.relative_to(root)), hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])
+
+
+_FILES = ("identity.json", "recipe.yaml", "ledger.json", "done.json", "files.json")
+_OURS = ("read", "pass-*", "across-*", "documents", "tokens", "tokens-parts")
+
+
+def sweep(dir: Path) -> None:
+    """Remove what a killed process was making: hidden directories with the name of a task's target and eight more
+    characters, where tasks make them and nowhere else, and such files with the name of one of the run's own."""
+    for name in _FILES:
+        for leftover in dir.glob(f".{name}.????????"):
+            leftover.unlink(missing_ok=True)
+    for folder in (dir, *(f for pattern in _OURS for f in dir.glob(pattern))):
+        for leftover in folder.glob(".*.????????"):
+            if leftover.is_dir() and not leftover.is_symlink() and (folder != dir or _is_ours(leftover.name)):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_beginning(name: str) -> bool:
+    """Whether a run has a file of this name before it has an identity, if only because it was killed then."""
+    return name in (".lock", ".holder") or fnmatch.fnmatch(name, ".identity.json.????????")
+
+
+def _is_ours(hidden: str) -> bool:
+    return any(fnmatch.fnmatch(hidden[1:-9], pattern) for pattern in (*_OURS, "ids", "tokenizer-*"))
+
+
+def claim(dir: Path, identity: dict[str, Any]) -> None:
+    """Raise DataError if a directory holds anything else than this run, or one whose identity is damaged."""
+    path = dir / "identity.json"
+    refuse_other_run(dir, "data run")
+    if not path.exists() and (others := sorted(p.name for p in dir.iterdir() if not _is_beginning(p.name))):
+        raise DataError(
+            f"this directory holds other things than a data run ({visible(', '.join(others[:3]))[:200]}).",
+            where=str(dir),
+            fix="Name a new or empty one with --run.",
+        )
+    if path.exists() and (before := _identity(dir)) != identity:
+        changed = ", ".join(k for k in identity if before.get(k) != identity[k])
+        raise DataError(
+            f"this directory holds another run: its {changed} differ.",
+            where=str(dir),
+            fix="Name another directory with --run, or leave that out.",
+        )
+
+
+def _identity(dir: Path) -> dict[str, Any]:
+    """Raises DataError, with what helps, if the file is damaged."""
+    try:
+        found = read_json(dir / "identity.json")
+        Manifest(dir).check(lambda name: name == "identity.json")
+        return found
+    except DataError as err:
+        if err.where == str(dir / manifest.LIST):  # the list is damaged; the identity will be compared as it is
+            return found
+        raise DataError(err.what, where=err.where, fix=_REMOVE) from None
+
+
+def damage(dir: Path, expected: list[str]) -> dict[str, str]:
+    """What is wrong with a finished run: name of a file that is not as it was written, or of a directory of `expected`
+    that is gone -> words that follow "this file"."""
+    gone = {name: "is missing" for name in expected if not (dir / name / manifest.LIST).is_file()}
+    try:
+        return manifest.verify(dir)[1] | gone
+    except DataError:  # no list at all
+        return gone or {manifest.LIST: "is missing"}
+
+
+def remove_damaged(dir: Path, damaged: dict[str, str]) -> None:
+    """Remove what is damaged of a finished run and all that was made from it, so that doing the run makes it again."""
+    for name in ("done.json", "ledger.json"):
+        (dir / name).unlink(missing_ok=True)
+    first = {name.partition("/")[0] for name in damaged}
+    shards = {"/".join(name.split("/")[:2]) for name in damaged if name.startswith("read/")}
+    if first & {"read", "ids"}:
+        shards.add("ids")
+    made = ["tokens"] if "tokens" in first else []
+    if first - {"tokens", *_FILES}:  # documents between passes are not kept, so all passes are done again
+        made = [p.name for pattern in _OURS[1:] for p in dir.glob(pattern)]
+    for name in (*shards, *made):
+        shutil.rmtree(dir / name, ignore_errors=True)
+
+
+def result(path: str | Path) -> Path:
+    """The directory of a finished data run. Raises DataError if it is none or not finished."""
+    path = Path(path)
+    refuse_other_run(path, "data run")
+    if kind_of(path) != "data run":
+        raise DataError("this is no data run.", where=str(path), fix="`tilth data run RECIPE` makes one.")
+    if not (path / "done.json").is_file():
+        raise DataError("this data run has not finished.", where=str(path), fix="Run the same command again.")
+    return path
