@@ -265,7 +265,11 @@ def test_a_diverging_run_names_and_keeps_its_batch(tiny_recipe: Path, root: Path
         ({"schedule": {"use": "cosine", "warmup": 50}}, PlanError, "warmup"),
         ({"export.format": "gpt2"}, RecipeError, "gpt2"),
         ({"eval.samples": ["word " * 100]}, RecipeError, "prompt"),
-        ({"eval.tasks": [{"use": "minimal_pairs", "path": "nowhere.jsonl"}]}, DataError, "nowhere.jsonl: there is no such file"),
+        (
+            {"eval.tasks": [{"use": "minimal_pairs", "path": "nowhere.jsonl"}]},
+            DataError,
+            "nowhere.jsonl: there is no such file",
+        ),
         ({"corpus.sources": {}}, RecipeError, "sources"),
     ],
 )

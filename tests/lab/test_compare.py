@@ -14,13 +14,16 @@ from typing import Any
 
 import pytest
 
+from tilth.core.config import read_yaml
 from tilth.core.errors import PlanError, RecipeError
 from tilth.core.recipe import load
 from tilth.lab import arms as asking
+from tilth.lab import check, page, tune
 from tilth.lab import compare as comparing
-from tilth.lab import page, tune
 from tilth.lab.arms import Budget, parse_arms, parse_budget
-from tilth.lab.runs import Arm, Outcome
+from tilth.lab.differences import differences, rates
+from tilth.lab.runs import Arm, Outcome, resolve
+from tilth.lab.setting import at_hand
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
 
@@ -229,13 +232,16 @@ def made_up(arms: dict[str, tuple[list[float | None], float]], **more: Any) -> d
     rng = random.Random(0)
     base = [2.0 + rng.gauss(0, 0.05) for _ in next(iter(arms.values()))[0]]
     rows = [[outcome("adamw", i, b, **more) for i, b in enumerate(base)]]
-    for name, (differences, speed) in arms.items():
+    for name, (apart, speed) in arms.items():
         rows.append(
             [outcome(name, i, None if d is None else b + d, speed, **more)
-             for i, (b, d) in enumerate(zip(base, differences, strict=True))]
+             for i, (b, d) in enumerate(zip(base, apart, strict=True))]
         )  # fmt: skip
     rows.append([outcome("adamw again", i, b + rng.gauss(0, 0.01), **more) for i, b in enumerate(base)])
     found = comparing.analyse([Arm("adamw"), *(Arm(n, (f"optim.use={n}",)) for n in arms)], rows, "lower", 0.0)
+    for row in [*found["arms"], found["null"]]:
+        row |= {"rates": ["lr 0.001", "adamw_lr 0.0125"], "differs": [f"optim.use {row['name']} (adamw)"]}
+    found["arms"][0]["differs"] = []
     return {
         "recipe": "tiny", "budget": "20000 tokens", "seeds": list(range(len(base))), "baseline": "adamw",
         "tuning": None, "tuned": comparing.UNTUNED, "null_is": "the baseline with other first weights", **found,
@@ -248,6 +254,40 @@ FIVE = {
     "soap": ([-0.01, 0.012, 0.001, -0.003, 0.004], 1.0),
     "boom": ([-0.5, None, -0.5, -0.5, -0.5], 1.0),
 }
+
+
+def test_arms_are_told_apart_as_they_were_resolved(tiny_recipe: Path) -> None:
+    base = resolve(tiny_recipe, ["name=other", "eval.max_tokens=5"])
+    assert differences(base, resolve(tiny_recipe, [])) == []  # what belongs to the comparison is none of theirs
+    assert rates(base) == ["lr 0.01"]
+    faster = resolve(tiny_recipe, ["optim.lr=0.02", "schedule=wsd", "clip=null"])
+    told = differences(faster, base)
+    assert {"clip null (1)", "optim.lr 0.02 (0.01)", "schedule.use wsd (cosine)", "schedule.decay 0.2"} <= set(told)
+    muon = resolve(tiny_recipe, ["optim=muon"])
+    told = differences(muon, base)
+    assert "optim.use muon (adamw)" in told and "optim.lr 0.02 (0.01)" in told and "optim.momentum 0.95" in told
+    assert not any(line.startswith("no ") for line in told)  # AdamW's own fields went with it
+    assert rates(muon) == ["lr 0.02", "adamw_lr 0.001"]
+    stages = ["stages=[{name: a}, {name: b, optim: {use: adamw, lr: 0.1}}]"]
+    assert rates(resolve(tiny_recipe, stages)) == ["a: lr 0.01", "b: lr 0.1"]
+
+
+def test_where_a_corpus_is_missing_its_stand_in_is_taken_and_named(tiny_recipe: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    gone = tmp_path / "mine.yaml"
+    gone.write_text(f"extends: {tiny_recipe}\ncorpus: {{sources: {{lines: {{path: nowhere.jsonl}}}}}}\n")
+    assert at_hand(gone, said.append) == gone and not said  # there is none
+    (tmp_path / "mine_stdlib.yaml").write_text("extends: mine.yaml\n")
+    assert at_hand(gone, said.append) == tmp_path / "mine_stdlib.yaml"
+    assert "nowhere.jsonl is not there" in said[0] and "mine_stdlib.yaml" in said[0]
+    there = tmp_path / "there.yaml"
+    there.write_text(f"extends: {tiny_recipe}\n")
+    (tmp_path / "there_stdlib.yaml").write_text("extends: there.yaml\n")
+    assert at_hand(there, said.append) == there and len(said) == 1
+    stand_in = resolve(check.common_recipe().with_name("check_stdlib.yaml"), [])
+    common = read_yaml(check.common_recipe())
+    assert set(stand_in.corpus.sources) == {"code", "prose"}
+    assert stand_in.to_dict()["model"]["width"] == common["model"]["width"]
 
 
 def test_sentences() -> None:
@@ -327,6 +367,8 @@ def test_the_terminal_shows_every_arm_and_domain() -> None:
     for word in ("conda", "1.30× fewer", "diverged 1×", "holds", "opposite", "lines", "notes", "again"):
         assert word in text, word
     assert "missed 5×" in text
+    assert "lr 0.001, adamw_lr 0.0125" in text
+    assert "conda differs in: optim.use conda (adamw)." in text
 
 
 class _Checker(HTMLParser):

@@ -29,6 +29,7 @@ from tilth.core.technique import card, config_class, use_name
 
 from . import contracts, evidence, statistics
 from .catalog import PACKAGE, TESTED, ids, split
+from .setting import at_hand
 
 TUNING_SEED = 1000
 """Tuning never sees the seeds that are compared."""
@@ -147,6 +148,8 @@ def _try(identity: str, seeds: int, recipe: str | Path | None, root: str | Path,
             say(f"{identity}  no GPU is at hand; the evidence there is ({kept.said}) stays")
             return {}
         return _write(identity, _record(identity, trial, [], [], None, "needs a GPU", "no GPU was at hand"), say)
+    common = common_recipe() if "measure" not in trial else None
+    asked = recipe or (at_hand(common, say) if common else None)
     few = exempt.get("seeds")
     chosen = list(range(1 if few else seeds))
     begin = time.process_time()
@@ -155,14 +158,14 @@ def _try(identity: str, seeds: int, recipe: str | Path | None, root: str | Path,
         setting = evidence.Setting(text=f"the technique's own trial: {trial['measure']}")
         tuning, edges, spent = [], [], time.process_time() - begin
     else:
-        arms, setting, tuning, edges, spent = _run(identity, trial, chosen, recipe or common_recipe(), root, say)
+        arms, setting, tuning, edges, spent = _run(identity, trial, chosen, asked, root, say)
     effect, verdict = _judge(trial, arms, bool(few))
     said = {"verdict": verdict, "effect": effect.model_dump(mode="json") if effect else None, "edges": edges}
     say(f"{identity}  {_tell(trial, arms, effect, verdict)}{''.join(f'; {edge}' for edge in edges)}")
     if verdict == statistics.NO_BASELINE:
         say(f"{identity}  evidence is not written: without a baseline there is nothing to compare with")
         return said
-    if verdict not in evidence.VERDICTS or (len(chosen) < evidence.FEW and not few) or recipe is not None:
+    if verdict not in evidence.VERDICTS or (len(chosen) < evidence.FEW and not few) or recipe or asked != common:
         say(f"{identity}  evidence is not written: it takes {evidence.FEW} seeds in the common setting")
         return said
     record = _record(identity, trial, arms, chosen, effect, verdict, few, setting, tuning, spent, seeds)

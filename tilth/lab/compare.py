@@ -30,7 +30,10 @@ from . import arms as asking
 from . import runs
 from . import statistics as stats
 from .arms import Budget
+from .differences import differences, rates
 from .runs import Arm, Outcome, Say, rehearse, run_all
+from .runs import resolve as resolve_recipe
+from .setting import at_hand
 from .tune import Knob, tune
 from .tune import parse as parse_knob
 
@@ -122,6 +125,9 @@ def compare(
         "setting": setting,
         "directory": str(folder),
     }
+    ran = [resolve_recipe(base, a.overrides) for a in (*paced, null)]
+    for row, recipe_of in zip([*result["arms"], result["null"]], ran, strict=True):
+        row |= {"differs": differences(recipe_of, ran[0]), "rates": rates(recipe_of)}
     for row in result["arms"] if tuning else ():
         row["tuned"] = tuning["best"][row["name"]]
     write_json(folder / "compare.json", result)
@@ -155,6 +161,7 @@ def from_command_line(
 ) -> dict[str, Any]:
     """`compare` with everything as it is typed."""
     asked = asking.parse_arms(arms)
+    recipe = at_hand(recipe, rest.get("say", print))
     first = runs.resolve(recipe, overrides).seed
     return compare(
         recipe,
@@ -453,11 +460,8 @@ def _si(value: float) -> str:
 
 def tell(result: dict[str, Any], width: int | None = None) -> list[str]:
     """The result for a terminal: what came out, by domain, at what cost, and the sentences."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from tilth.core.text import visible
+    from tilth.report.tables import table
 
     rows = [*result["arms"], result["null"]]
     cut = [line(r) for r in rows]
@@ -470,21 +474,17 @@ def tell(result: dict[str, Any], width: int | None = None) -> list[str]:
                 for c, r in zip(cut, rows, strict=True)
             ],
         ),
-        (["costs of a run", "training", "memory", "optimizer state (formula)"], [[c[0], *c[6:9]] for c in cut]),
+        (
+            ["costs of a run", "rate", "training", "memory", "optimizer state (formula)"],
+            [[c[0], ", ".join(r["rates"]) or "–", *c[6:9]] for c, r in zip(cut, rows, strict=True)],
+        ),
     ]
-    console = Console(width=width or 140, highlight=False, color_system=None)
-    with console.capture() as captured:
-        for heads, body in tables:
-            table = Table(box=None, pad_edge=False)
-            for head in heads:
-                table.add_column(Text(visible(head)), justify="left" if head in (heads[0], "verdict") else "right")
-            for texts in body:
-                table.add_row(*(Text(visible(t)) for t in texts))
-            console.print(table)
-            console.print()
-    out = [text.rstrip() for text in captured.get().splitlines()]
+    out: list[str] = []
+    for heads, body in tables:
+        out += [*table(heads, body, left=("verdict", "rate"), width=width or 140), ""]
+    out += [f"{r['name']} differs in: {'; '.join(r['differs'])}." for r in rows if r["differs"]]
     said = [r["sentence"] for r in result["arms"][1:]] + [result["null"]["sentence"]]
-    return [*out, *map(visible, [*said, f"Arms are {result['tuned']}."])]
+    return list(map(visible, [*out, *said, f"Arms are {result['tuned']}."]))
 
 
 def line(row: dict[str, Any]) -> list[str]:

@@ -61,7 +61,16 @@ def render(result: dict[str, Any]) -> str:
             "costs": [_costs(r) for r in rows],
             "table": [{"cells": line(r), "verdict": _kind(r), "errors": r["errors"]} for r in rows],
             "per_domain": [_domains(r, result["domains"]) for r in rows],
-            "overrides": [{"name": r["name"], "set": r["overrides"], "tuned": r.get("tuned")} for r in result["arms"]],
+            "overrides": [
+                {
+                    "name": r["name"],
+                    "set": r["overrides"],
+                    "tuned": r.get("tuned"),
+                    "rates": r["rates"],
+                    "differs": r["differs"],
+                }
+                for r in result["arms"]
+            ],
             "trials": _trials(result["tuning"]),
             "how_tuned": result["tuned"],
             "versions": sorted(result["versions"].items()),
