@@ -55,7 +55,7 @@ def test_a_file_that_cannot_be_read_is_named_and_spares_its_neighbours(
 ) -> None:
     from tilth.core import technique
 
-    monkeypatch.setattr(technique, "_package_dir", lambda area: tmp_path)
+    monkeypatch.setattr(technique, "folder_of", lambda area: tmp_path)
     (tmp_path / "fine.py").write_text('CARD = {"title": "Fine"}\n')
     (tmp_path / "called.py").write_text('CARD = {"title": str("x")}\n')
     (tmp_path / "broken.py").write_text("CARD = {\n    'title': (\n}\n")
@@ -65,3 +65,6 @@ def test_a_file_that_cannot_be_read_is_named_and_spares_its_neighbours(
         with pytest.raises(RecipeError, match=said) as caught:
             technique.card("optim", name)
         assert f"{name}.py" in str(caught.value)
+    (tmp_path / "later.py").write_text('CARD = {\n    "title": "Fine",\n}\nx = (\n')  # below a card that reads well
+    monkeypatch.setattr(technique, "AREAS", {"optim": ""})
+    assert {b.identity for b in technique.unreadable()} == {"optim.broken", "optim.called", "optim.later"}

@@ -120,7 +120,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
             text = file.read(MAX_BYTES + 1).decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise RecipeError("there is no such recipe.", where=str(path), fix=nearest(path.name, siblings)) from None
+        fix = nearest(path.name, siblings) or "`tilth init my.yaml` writes one to begin with."
+        raise RecipeError("there is no such recipe.", where=str(path), fix=fix) from None
     except UnicodeDecodeError as err:
         raise RecipeError(f"this is not UTF-8 text (byte {err.start}).", where=str(path)) from None
     except (OSError, ValueError) as err:  # a name that is too long, a loop of links, no permission; a null byte

@@ -15,6 +15,7 @@ from typing import Any
 
 from .config import MAX_DEPTH, parse_yaml, read_yaml
 from .errors import RecipeError
+from .shipped import recipe_file
 
 Data = dict[str, Any]
 SpellOut = Callable[[Data], Data]
@@ -38,7 +39,7 @@ def inherit(path: Path, spell_out: SpellOut, seen: tuple[Path, ...] = ()) -> tup
         return data, own
     if not isinstance(parent, str) or not parent or "\0" in parent:
         raise RecipeError("`extends:` names one recipe file.", where=f"{path}: extends")
-    base, origins = inherit(path.parent / Path(parent).expanduser(), spell_out, (*seen, real))
+    base, origins = inherit(recipe_file(parent, path.parent), spell_out, (*seen, real))
     merged = merge(base, data)
     return merged, _still({**origins, **own}, merged)
 

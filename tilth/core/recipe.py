@@ -22,6 +22,7 @@ from .errors import RecipeError
 from .hashing import content_hash
 from .kinds import refuse_other_recipe
 from .located import Located, locate
+from .shipped import recipe_file
 from .technique import AREAS, config_class, excluded, names, technique, used
 
 Name = str
@@ -267,7 +268,7 @@ def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) 
 
     Raises RecipeError with the full path of the field and the nearest thing that would work.
     """
-    path = Path(path)
+    path = recipe_file(path)
     data, origins = layers.inherit(path, _spell_out)
     refuse_other_recipe(data, "training recipe", path)
     return override(data, origins, overrides, where=str(path))

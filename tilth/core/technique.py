@@ -8,9 +8,10 @@ No registry: a name resolves to one import inside its area's package, or to an i
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib
-import importlib.metadata
+import importlib.util
 import json
 import re
 import sys
@@ -20,43 +21,13 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
+from . import plugins
+from .areas import AREAS, folder_of
 from .config import Config, validate
 from .errors import RecipeError, nearest
+from .plugins import NAME, Broken
 
-AREAS: dict[str, str] = {
-    "source": "tilth.data.source",
-    "extract": "tilth.data.extract",
-    "signal": "tilth.data.signal",
-    "curate": "tilth.data.curate",
-    "tokenizer": "tilth.data.tokenize",
-    "mixture": "tilth.data.mix",
-    "model": "tilth.arch",
-    "attention": "tilth.arch.attention",
-    "feedforward": "tilth.arch.feedforward",
-    "embedding": "tilth.arch.embedding",
-    "position": "tilth.arch.position",
-    "weights": "tilth.arch.weights",
-    "precision": "tilth.precision",
-    "objective": "tilth.objective",
-    "optim": "tilth.optim",
-    "schedule": "tilth.schedule",
-    "task": "tilth.eval",
-    "hook": "tilth.train.hooks",
-}
-"""Recipe area -> package whose files are its techniques."""
-
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _CARD = re.compile(r"^CARD(?:: [^=\n]+)? = (\{\n.*?^\})$", re.M | re.S)
-_ROOT = Path(__file__).resolve().parents[1]
-
-
-def _package_dir(area: str) -> Path:
-    return _ROOT.joinpath(*AREAS[area].split(".")[1:])
-
-
-@functools.cache
-def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
-    return {ep.name: ep for ep in importlib.metadata.entry_points(group="tilth.techniques")}
 
 
 @functools.cache
@@ -98,24 +69,61 @@ def _is_technique(path: Path) -> bool:
 
 
 def names(area: str) -> list[str]:
-    """Names of the techniques in an area, sorted; imports none of them."""
-    own = [p.stem for p in sorted(_package_dir(area).glob("*.py")) if _NAME.fullmatch(p.stem) and _is_technique(p)]
-    return sorted({*own, *(n.removeprefix(area + ".") for n in _entry_points() if n.startswith(area + "."))})
+    """Names of the techniques in an area, sorted; imports none of tilth's own."""
+    own = [p.stem for p in sorted(folder_of(area).glob("*.py")) if NAME.fullmatch(p.stem) and _is_technique(p)]
+    return sorted({*own, *plugins.names(area)})
 
 
 def card(area: str, name: str) -> dict[str, Any]:
     """The card of one of tilth's own techniques (entry-point techniques are imported for theirs)."""
-    path = _package_dir(area) / f"{name}.py"
+    path = folder_of(area) / f"{name}.py"
     found = read_card(path) if path.is_file() else getattr(_module(area, name), "CARD", None)
     if found is None:
         raise RecipeError(f"{area}.{name} has no card.", where=str(path))
     return found
 
 
+def file_of(area: str, name: str) -> Path:
+    """The file of a technique; it does not exist for one that there is not."""
+    identity, path = f"{area}.{name}", folder_of(area) / f"{name}.py"
+    if path.is_file() or identity not in plugins.declared()[0]:
+        return path
+    return Path(getattr(plugins.loaded(identity), "__file__", None) or path)
+
+
+def unreadable() -> list[Broken]:
+    """Files of tilth's own that are no Python, or whose card cannot be read."""
+    out = []
+    for area in AREAS:
+        for path in sorted(folder_of(area).glob("*.py")):
+            if NAME.fullmatch(path.stem) and not _compiled(path):
+                try:
+                    ast.parse(path.read_text(encoding="utf-8"))
+                    read_card(path)
+                except (SyntaxError, ValueError) as err:  # ValueError: not UTF-8, a null byte
+                    line = f", line {err.lineno}" if isinstance(err, SyntaxError) else ""
+                    out.append(Broken(f"{area}.{path.stem}", f"{path}{line}", f"this is no Python: {err}"))
+                except RecipeError as err:
+                    out.append(Broken(f"{area}.{path.stem}", err.where, err.what))
+    return out
+
+
+def broken() -> list[Broken]:
+    """Techniques that are left out because they cannot be read or imported, with the reason."""
+    return [*unreadable(), *plugins.broken()]
+
+
+def _compiled(path: Path) -> bool:
+    """Whether Python has compiled a file as it is and its card is literal, so that nothing is wrong with it."""
+    with contextlib.suppress(OSError, RecipeError, ValueError):
+        kept = Path(importlib.util.cache_from_source(str(path)))
+        return kept.stat().st_mtime >= path.stat().st_mtime and read_card(path) is not None
+    return False
+
+
 def _module(area: str, name: str) -> Any:
-    if not _NAME.fullmatch(name) or name not in names(area):
-        raise RecipeError(f"there is no technique '{name}' for {area}.", where="use", fix=nearest(name, names(area)))
-    if (_package_dir(area) / f"{name}.py").is_file():
+    identity, path = f"{area}.{name}", folder_of(area) / f"{name}.py"
+    if NAME.fullmatch(name) and path.is_file() and _is_technique(path):
         try:
             return importlib.import_module(f"{AREAS[area]}.{name}")
         except SyntaxError as err:
@@ -123,10 +131,15 @@ def _module(area: str, name: str) -> Any:
         except (NameError, AttributeError, TypeError, ValueError) as err:
             last = traceback.extract_tb(err.__traceback__)[-1]
             raise RecipeError(
-                f"{area}.{name} cannot be loaded: {type(err).__name__}: {err}.",
+                f"{identity} cannot be loaded: {type(err).__name__}: {err}.",
                 where=f"{last.filename}, line {last.lineno}",
             ) from err
-    return _entry_points()[f"{area}.{name}"].load()
+    plugin = plugins.find(identity)
+    if isinstance(plugin, Broken):
+        raise RecipeError(f"{plugin}.", where="use")
+    if plugin is None:
+        raise RecipeError(f"there is no technique '{name}' for {area}.", where="use", fix=nearest(name, names(area)))
+    return plugin
 
 
 def config_class(area: str, name: str) -> type[Config]:
@@ -147,10 +160,21 @@ def resolve(area: str, data: Any) -> Config:
     return validate(config_class(area, data["use"]), {k: v for k, v in data.items() if k != "use"})
 
 
+def _identity(config: Config) -> tuple[str, str] | None:
+    """Area and name of the technique that a configuration is of; None if it is none's."""
+    module = type(config).__module__
+    package, _, name = module.rpartition(".")
+    area = next((a for a, own in AREAS.items() if own == package), None)
+    if area is not None:
+        return area, name
+    brought = plugins.identity_of(module)
+    return None if brought is None else (brought.partition(".")[0], brought.partition(".")[2])
+
+
 def use_name(config: Config) -> str:
     """The name under which a technique's configuration stands in a recipe."""
-    module = type(config).__module__
-    return module.rsplit(".", 1)[-1]
+    found = _identity(config)
+    return found[1] if found else type(config).__module__.rpartition(".")[2]
 
 
 def excluded(config: Config) -> list[str]:
@@ -161,13 +185,11 @@ def excluded(config: Config) -> list[str]:
 
 def used(config: Config) -> dict[str, Config]:
     """The techniques within a configuration, by id ("optim.muon"), those of a list of stages not included."""
-    area_of = {package: area for area, package in AREAS.items()}
     out: dict[str, Config] = {}
     for _, value in config:
         if isinstance(value, Config):
-            package, _, name = type(value).__module__.rpartition(".")
-            if package in area_of:
-                out[f"{area_of[package]}.{name}"] = value
+            if found := _identity(value):
+                out[".".join(found)] = value
             out |= used(value)
     return out
 

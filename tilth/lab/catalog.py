@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tilth.core import plugins
 from tilth.core.errors import RecipeError, nearest
-from tilth.core.technique import AREAS, card, names
+from tilth.core.shipped import PACKAGE, shipped
+from tilth.core.technique import AREAS, card, file_of, names, unreadable
 
-PACKAGE = Path(__file__).resolve().parents[1]
 TESTED = ("optim", "schedule", "objective", "weights", "attention", "feedforward", "embedding", "position", "precision")
 """Areas whose techniques claim something a comparison can show; each technique there has evidence or an exemption."""
 
@@ -63,6 +64,8 @@ def split(identity: str) -> tuple[str, str]:
         known = [i for i in ids() if i.endswith(f".{identity}")] or nearest(area, AREAS)
         fix = f"Did you mean '{known[0]}'?" if isinstance(known, list) else known
         raise RecipeError(f"'{identity}' is no technique; write area.name, such as optim.muon.", fix=fix)
+    if isinstance(unusable := plugins.find(identity), plugins.Broken) and name not in names(area):
+        raise RecipeError(f"{unusable}.")
     if name not in names(area):
         fix = nearest(name, names(area)).replace("'", f"'{area}.", 1) if names(area) else None
         raise RecipeError(f"there is no technique '{identity}'.", fix=fix)
@@ -79,21 +82,21 @@ def ids(areas: Iterable[str] | None = None) -> Iterator[str]:
 
 
 def path_of(identity: str) -> Path:
-    """The file of one of tilth's own techniques; it does not exist for one that another package brings."""
+    """The file of a technique; it does not exist for one that there is not."""
     area, _, name = identity.partition(".")
-    return PACKAGE.joinpath(*AREAS[area].split(".")[1:], f"{name}.py")
+    return file_of(area, name)
 
 
 def evidence_root() -> Path:
-    """Where evidence lies: beside the package in a checkout, else `evidence/` where one stands."""
-    beside = PACKAGE.parent / "evidence"
-    return beside if beside.is_dir() else Path("evidence")
+    """Where the evidence of tilth's own techniques lies."""
+    return shipped("evidence")
 
 
 def evidence_path(identity: str) -> Path:
-    """`evidence/<area>/<name>.json`."""
+    """`evidence/<area>/<name>.json`: what tilth ships of its own techniques, beside where one stands of others."""
     area, _, name = identity.partition(".")
-    return evidence_root() / area / f"{name}.json"
+    root = evidence_root() if path_of(identity).is_relative_to(PACKAGE) else Path("evidence")
+    return root / area / f"{name}.json"
 
 
 def entry(identity: str) -> Entry:
@@ -119,8 +122,9 @@ def entry(identity: str) -> Entry:
 
 
 def entries(area: str | None = None) -> list[Entry]:
-    """All techniques, or those of one area."""
-    return [entry(i) for i in ids(None if area is None else [area])]
+    """All techniques, or those of one area, but for those that cannot be read."""
+    gone = {b.identity for b in unreadable()}
+    return [entry(i) for i in ids(None if area is None else [area]) if i not in gone]
 
 
 def tell_effect(evidence: dict[str, Any]) -> str | None:
@@ -208,6 +212,8 @@ def docstring(identity: str) -> str:
 def show(identity: str) -> dict[str, Any]:
     """All that is known of one technique, as plain data."""
     split(identity)
+    if unusable := next((b for b in unreadable() if b.identity == identity), None):
+        raise RecipeError(f"{unusable}.")
     kept = evidence_path(identity)
     return {
         **entry(identity).as_dict(),

@@ -25,10 +25,11 @@ from tilth.core.config import read_yaml
 from tilth.core.errors import DivergedError, Interrupted, ProofFailed, RecipeError, RunInUse, TilthError
 from tilth.core.recipe import Recipe
 from tilth.core.rundir import read_json, write_whole
+from tilth.core.shipped import PACKAGE, in_checkout, shipped
 from tilth.core.technique import card, config_class, use_name
 
 from . import contracts, evidence, statistics
-from .catalog import PACKAGE, TESTED, ids, split
+from .catalog import TESTED, ids, path_of, split
 from .setting import at_hand
 
 TUNING_SEED = 1000
@@ -167,6 +168,9 @@ def _try(identity: str, seeds: int, recipe: str | Path | None, root: str | Path,
         return said
     if verdict not in evidence.VERDICTS or (len(chosen) < evidence.FEW and not few) or recipe or asked != common:
         say(f"{identity}  evidence is not written: it takes {evidence.FEW} seeds in the common setting")
+        return said
+    if not in_checkout() and path_of(identity).is_relative_to(PACKAGE):
+        say(f"{identity}  evidence is not written: that of tilth's own techniques is kept in a checkout")
         return said
     record = _record(identity, trial, arms, chosen, effect, verdict, few, setting, tuning, spent, seeds)
     return said | _write(identity, record, say)
@@ -419,15 +423,12 @@ def _write(identity: str, record: evidence.Evidence, say: Say) -> dict[str, Any]
 
 
 def common_recipe() -> Path:
-    """recipes/lab/check.yaml of the checkout. Raises RecipeError where there is none."""
-    path = PACKAGE.parent / "recipes" / "lab" / "check.yaml"
-    if not path.is_file():
-        raise RecipeError("the common setting recipes/lab/check.yaml is not here.", fix="Name a recipe with --recipe.")
-    return path
+    """recipes/lab/check.yaml."""
+    return shipped("recipes/lab/check.yaml")
 
 
 def _shown(path: str | Path) -> str:
-    path, top = Path(path).resolve(), PACKAGE.parent
+    path, top = Path(path).resolve(), shipped("")
     return str(path.relative_to(top)) if path.is_relative_to(top) else path.name
 
 

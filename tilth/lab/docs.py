@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 from tilth.core.rundir import write_whole
+from tilth.core.shipped import PACKAGE
 from tilth.core.technique import AREAS, names
 
 from . import evidence
-from .catalog import PACKAGE, TESTED, Entry, entries
+from .catalog import TESTED, Entry, entries
 
 ROOT = PACKAGE.parent
 COUNT = re.compile(r"(<!-- techniques -->\n).*?(<!-- end -->)", re.S)

@@ -19,6 +19,7 @@ from tilth.core.errors import RecipeError
 from tilth.core.kinds import refuse_other_recipe
 from tilth.core.located import locate
 from tilth.core.recipe import NAME, check_file_names
+from tilth.core.shipped import recipe_file
 from tilth.core.technique import technique, use_name
 
 Tier = Literal["L0", "L1", "L2", "L3", "L4"]
@@ -111,7 +112,8 @@ class DataRecipe(Config):
 
 def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) -> DataRecipe:
     """Read a data recipe with its ancestors and overrides. Raises RecipeError naming the field."""
-    data, origins = layers.inherit(Path(path), _spell_out)
+    path = recipe_file(path)
+    data, origins = layers.inherit(path, _spell_out)
     refuse_other_recipe(data, "data recipe", path)
     data, origins = layers.apply(data, origins, overrides, _spell_out, lambda data, dotted: [_place(dotted, data)])
     try:
