@@ -13,19 +13,38 @@ import typer
 
 from tilth import command
 from tilth.cli_data import app as data_app
+from tilth.cli_first import app as first_app
 from tilth.command import Json, Overrides, RecipePath, Root, RunPath
 from tilth.command import console_for as _console
 
 app = typer.Typer(
     name="tilth",
-    help="Raw text to a trained, evaluated language model. Start with: tilth run recipes/first.yaml",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.add_typer(data_app, name="data")
 verb = functools.partial(command.verb, app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from tilth.core.version import VERSION
+
+        print(f"tilth {VERSION}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Raw text to a trained, evaluated language model. Start with: tilth demo, then tilth init my.yaml"""
+
+
+app.add_typer(first_app)
+app.add_typer(data_app, name="data")
 
 
 @verb("run")
@@ -196,11 +215,14 @@ def list_(
     json_output: Json = False,
 ) -> Any:
     """List the techniques with what they claim, our verdict and what each is exempt from."""
+    from tilth.core.technique import broken
     from tilth.lab import catalog
 
     found = catalog.entries(area)
     if not json_output:
         print("\n".join(catalog.table(found)))
+    for left_out in broken():
+        print(f"tilth list: {left_out}", file=sys.stderr)
     return [e.as_dict() for e in found]
 
 
@@ -224,7 +246,7 @@ def new(
     area: Annotated[str | None, typer.Option("--area", help="Its area, if the name alone is given.")] = None,
     json_output: Json = False,
 ) -> Any:
-    """Write the two files of a new technique from a template that works at once."""
+    """Write a new technique from a template that works at once: two files of a checkout, or elsewhere a package."""
     from tilth.lab import new as writing
 
     paths = writing.new(technique, area=area)

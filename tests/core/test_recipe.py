@@ -169,7 +169,7 @@ def test_every_shipped_recipe_resolves() -> None:
     shipped = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
     assert shipped
     for path in shipped:
-        if path.parent.name != "data":  # those are the data engine's (tests/data/test_data_recipes.py)
+        if "data" not in (path.parent.name, path.stem):  # those are the data engine's
             assert recipes.load(path).recipe.stages
 
 

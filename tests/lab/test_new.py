@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,25 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     new("optim.toy", root=tmp_path)
     with pytest.raises(RecipeError, match="already"):
         new("optim.toy", root=tmp_path)
+
+
+@pytest.mark.parametrize("area", TEMPLATES)
+def test_outside_a_checkout_it_is_a_package_that_brings_the_technique(
+    area: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tilth.lab.new.in_checkout", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    project, module, test = new(f"{area}.toy_rule")
+    said = tomllib.loads(project.read_text())
+    assert said["project"]["entry-points"] == {"tilth.techniques": {f"{area}.toy_rule": "tilth_toy_rule.toy_rule"}}
+    assert said["tool"]["setuptools"]["packages"] == ["tilth_toy_rule"]
+    assert test == Path("tilth-toy-rule/tests/test_toy_rule.py")
+    spec = importlib.util.spec_from_file_location("tilth_toy_rule_under_test", module)
+    assert spec and spec.loader
+    loaded = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, loaded)
+    spec.loader.exec_module(loaded)  # its imports hold outside the package they were written for
+    assert loaded.CARD["title"] == "toy_rule" and loaded.Config.model_fields
+    assert "tests/test_toy_rule.py" in loaded.CARD["check"]
+    with pytest.raises(RecipeError, match="already"):
+        new(f"{area}.toy_rule")

@@ -1,4 +1,4 @@
-"""`tilth new`: a technique that works at once, from a template of its area: two files of a checkout, or, elsewhere, a small
+"""`tilth new`: a technique that works at once, from a template of its area: two files of a checkout, or, elsewhere, a
 package that brings it by an entry point."""
 
 from __future__ import annotations
@@ -89,16 +89,17 @@ def _package(area: str, name: str, folder: Path) -> list[Path]:
     with whole_dir(folder) as aside:
         write_whole(aside / "pyproject.toml", PYPROJECT.format(**named, version=VERSION))
         write_whole(aside / package / "__init__.py", f'"""{area}.{name} for tilth."""\n')
-        write_whole(aside / package / f"{name}.py", _from_outside(module, AREAS[area]).replace(f"tests/{area}/", "tests/"))
+        write_whole(aside / package / f"{name}.py", _from_outside(module, AREAS[area]))
         write_whole(aside / "tests" / f"test_{name}.py", test)
     return [folder / "pyproject.toml", folder / package / f"{name}.py", folder / "tests" / f"test_{name}.py"]
 
 
 def _from_outside(text: str, package: str) -> str:
-    """A module's relative imports as absolute ones of the package it would lie in, sorted after tilth.core's."""
+    """A template with the imports and the test's place of a package of its own; it was written for tilth's `package`."""
     parent = package.rpartition(".")[0]
-    text = re.sub(r"^from \.\.(\w*) import", lambda m: f"from {'.'.join(filter(None, (parent, m[1])))} import", text, flags=re.M)
-    return re.sub(r"^from \.(\w+) import", rf"from {package}.\1 import", text, flags=re.M)
+    for relative, absolute in ((r"\.\. import", f"{parent} import"), (r"\.\.", f"{parent}."), (r"\.", f"{package}.")):
+        text = re.sub(rf"^from {relative}(?=[a-z ])", f"from {absolute}", text, flags=re.M)
+    return re.sub(r"tests/\S*/test_", "tests/test_", text)
 
 
 def tell(paths: list[Path], identity: str) -> list[str]:
