@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tilth.core import recipe as recipes
 from tilth.core.located import places
+from tilth.core.shipped import recipe_file
 from tilth.core.technique import use_name
 
 STAND_IN = "_stdlib"
@@ -15,6 +16,7 @@ STAND_IN = "_stdlib"
 
 def at_hand(recipe: Path, say: Callable[[str], None]) -> Path:
     """`recipe`, or the stand-in that lies beside it if a file of its sources is missing; then `say` is told."""
+    recipe = recipe_file(recipe)
     instead = recipe.with_name(f"{recipe.stem}{STAND_IN}.yaml")
     if not instead.is_file():
         return recipe
