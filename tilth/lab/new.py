@@ -95,7 +95,7 @@ def _package(area: str, name: str, folder: Path) -> list[Path]:
 
 
 def _from_outside(text: str, package: str) -> str:
-    """A template with the imports and the test's place of a package of its own; it was written for tilth's `package`."""
+    """A template with imports and test as in a package of its own; it was written for tilth's `package`."""
     parent = package.rpartition(".")[0]
     for relative, absolute in ((r"\.\. import", f"{parent} import"), (r"\.\.", f"{parent}."), (r"\.", f"{package}.")):
         text = re.sub(rf"^from {relative}(?=[a-z ])", f"from {absolute}", text, flags=re.M)
