@@ -17,7 +17,26 @@ from tilth.data.native import patterns
 from tilth.data.native.patterns import KINDS, luhn, plain
 
 GITHUB = "ghp_" + "a1B2" * 9
-PIECES = ["john.doe@x.com", " ", "@", "a.b", "..", "+1 ", "(212) ", "555-1234", "212-555-0134", "4111111111111111", "é"]
+PIECES = [
+    "john.doe@x.com",
+    " ",
+    "@",
+    "a.b",
+    "..",
+    "+1 ",
+    "ö",
+    "ж",
+    "漢",
+    ".中国",
+    ".한국",
+    "한",
+    "o\u0308",
+    "(212) ",
+    "555-1234",
+    "212-555-0134",
+    "4111111111111111",
+    "é",
+]
 PIECES += ["4111 1111 1111 1111", "1.2.3.4", "8.8.8.8", "93.184.216.34", ".", "256", "2001:4860:", "::", "1:2:3:4:5:6"]
 PIECES += [
     "2606:2800:220:1:248:1893:25c8:1946",
@@ -72,7 +91,21 @@ TABLE = [
     ("Mail <john.doe+x@mail.example-host.co.uk>, or 'jane@x.org'.", f"Mail <{E}>, or '{E}'."),
     ("mailto:a_b@x.io. Write!", f"mailto:{E}. Write!"),
     ("a@b, @name, a@b.c, icon@2x.png, x@example.com, x@sub.example.org, you@host.test", None),
-    ("é.tude@x.com", f"é.{E}"),
+    ("é.tude@x.com", E),
+    ("Schreibt an jörg@grosserhafen.de bitte.", f"Schreibt an {E} bitte."),
+    ("jo\u0308rg.müller+brief@bücher-straße.example-haus.de, ok", f"{E}, ok"),
+    ("почта: иван.петров@пример.рф; ivan.петров@x.ru", f"почта: {E}; {E}"),
+    ("«ελένη@παράδειγμα.ελ» и", f"«{E}» и"),
+    ("दूत@डाटामेल.भारत लिखें", f"{E} लिखें"),
+    ("اكتب إلى علي@بريد.شبكة الآن", f"اكتب إلى {E} الآن"),
+    ("请写信给user.name@grosserhafen.de，谢谢", f"请写信给{E}，谢谢"),
+    ("请写信给li@haven.de请回复", f"请写信给{E}请回复"),
+    ("（用户@例子.中国请回复）", f"（{E}请回复）"),
+    ("문의는 홍길동@예시.한국으로, hong@naver.com으로", f"문의는 {E}으로, {E}으로"),
+    ("メール：山田@例え.コム。", f"メール：{E}。"),
+    ("https://jörg@host.com/x jörg@localhost ö@ö.ö jörg@x.example.com", None),
+    ("jörg@bücher.example-haus.de2 “jörg@haus.de”", f"jörg@bücher.example-haus.de2 “{E}”"),
+    ("https://user:geheim7@пример.рф/x", f"https://user:{K}@пример.рф/x"),
     ("Seen at 93.184.216.34.", f"Seen at {I4}."),
     ("http://93.184.216.34:80/", f"http://{I4}:80/"),
     ("10.1.2.3 192.168.0.1 127.0.0.1 172.31.255.255 169.254.1.1 224.0.0.1 8.8.8.8 1.1.1.1 203.0.113.9", None),

@@ -41,13 +41,23 @@ const Prefix PREFIXES[] = {
     {"hf_", 'A', 34, 40},     {"npm_", 'A', 36, 36},
 };
 const char* FILES[] = {"png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "ts", "json"};
+const char* DOMAINS[] = {
+    "政府", "香港", "澳門", "台灣", "台湾", "新加坡", "中國", "中国", "公司", "网络", "中文网", "公益", "在线", "集团",
+    "网址", "网站", "网店", "商城", "商店", "商标", "企业", "信息", "手机", "移动", "机构", "组织机构", "政务", "我爱你",
+    "广东", "游戏", "娱乐", "新闻", "时尚", "餐厅", "食品", "购物", "招聘", "健康", "慈善", "点看", "大拿", "佛山", "微博",
+    "みんな", "コム", "ストア", "セール", "ファッション", "クラウド", "ポイント", "グーグル", "アマゾン", "書籍", "通販", "家電",
+    "한국", "닷넷", "닷컴", "삼성", "ไทย", "คอม", "ລາວ",
+};
 const char* SECRET_NAMES[] = {"key", "secret", "token", "passwd", "password", "pwd", "credential"};
 constexpr int MAX_TOKEN = 255;
+
+enum Script : int { NONE, LATIN, OTHER, DECIMAL, MARK };
 
 struct Match { int64_t start, stop; int32_t kind; };
 
 struct Finder {
     const uint8_t *begin, *end;
+    const uint32_t* properties;
     std::vector<Match> found;
     const uint8_t* free_from[6];
 
@@ -92,22 +102,65 @@ struct Finder {
         return size_t(q - p) >= n && holds(q - n, q, text);
     }
 
-    void email(const uint8_t* sign) {
-        const uint8_t* low = std::max(free_from[EMAIL], sign - std::min<int64_t>(sign - begin, 65));
+    // What a character is in an address; `size` gets its bytes.
+    int script(const uint8_t* p, int& size) const {
+        if (*p < 0x80) { size = 1; return of(*p) & LETTER ? LATIN : of(*p) & ::DIGIT ? DECIMAL : NONE; }
+        const uint32_t flags = properties[unicode::decode(p, size)];
+        if (flags & unicode::LETTER) return flags & unicode::LATIN ? LATIN : OTHER;
+        return flags & unicode::MARK ? MARK : flags & unicode::DECIMAL ? DECIMAL : NONE;
+    }
+    bool begins(const uint8_t* p) const { int size; const int s = script(p, size); return s != NONE && s != MARK; }
+
+    // Where the local part before an @ begins; the @ if there is none or it is too long.
+    const uint8_t* local_part(const uint8_t* low, const uint8_t* sign) const {
         const uint8_t* p = sign;
-        while (p > low && (of(p[-1]) & LOCAL) && !(p[-1] == '.' && (p == sign || *p == '.'))) --p;
-        if (p < sign && *p == '.') ++p;
-        if (sign - p > 64) return;
-        const uint8_t* local = p;
-        while (local < sign && !(of(*local) & ALNUM) && *local != '_') ++local;
+        int letters = NONE, count = 0, size;
+        for (; p > low; ++count) {
+            const uint8_t* q = back(p, 1);
+            if (*q == '.' && (p == sign || *p == '.')) break;
+            const int s = script(q, size);
+            if (s == NONE) {
+                if (*q >= 0x80 || !(of(*q) & LOCAL)) break;
+                letters = NONE;
+            } else if (s < DECIMAL) {
+                if (letters != NONE && s != letters) break;
+                letters = s;
+            }
+            p = q;
+        }
+        if (p < sign && *p == '.') { ++p; --count; }
+        if (count > 64) return sign;
+        while (p < sign && *p != '_' && !begins(p)) p = forth(p, 1);
+        return p;
+    }
+
+    void email(const uint8_t* sign) {
+        const uint8_t* local = local_part(std::max(free_from[EMAIL], back(sign, 65)), sign);
         if (local == sign) return;
-        const uint8_t *d = sign + 1, *stop = std::min(end, d + 255), *to = nullptr, *top = nullptr;
-        for (bool first = true;; first = false) {
-            if (d >= stop || !(of(*d) & ALNUM)) break;
+        const uint8_t *d = sign + 1, *stop = forth(d, 255), *to = nullptr, *top = nullptr;
+        for (bool first = true; d < stop && begins(d); first = false) {
             const uint8_t* q = d;
-            while (q < stop && (of(*q) & LETTER)) ++q;
-            if (!first && q - d >= 2 && q - d <= 24 && !(q < stop && (of(*q) & ALNUM))) { to = q; top = d; }
-            while (q < stop && ((of(*q) & ALNUM) || *q == '-')) ++q;
+            int letters = NONE, count = 0, size = 1, s = NONE;
+            for (; q < stop; ++count, q += size) {
+                s = script(q, size);
+                if (s == NONE || s == DECIMAL || (s < DECIMAL && letters != NONE && s != letters)) break;
+                if (s < DECIMAL) letters = s;
+            }
+            if (!first && count >= 2 && count <= 24 && !(q < stop && s == DECIMAL)) {
+                to = q;
+                top = d;
+                int64_t longest = 0;
+                for (const char* known : DOMAINS) {
+                    const int64_t n = std::strlen(known);
+                    if (n > longest && n <= q - d && !std::memcmp(d, known, n)) to = d + (longest = n);
+                }
+            }
+            for (; q < stop; q += size) {
+                s = script(q, size);
+                if (*q == '-') letters = NONE;
+                else if (s == NONE || (s < DECIMAL && letters != NONE && s != letters)) break;
+                else if (s < DECIMAL) letters = s;
+            }
             if (q[-1] == '-' || q >= stop || *q != '.') break;
             d = q + 1;
         }
@@ -131,7 +184,7 @@ struct Finder {
         if (p == sign || p == limit || p[-1] != ':' || equal(p, sign, "redacted")) return;
         const uint8_t* u = p - 1;
         while (u > limit && u[-1] > 32 && u[-1] < 127 && u[-1] != '/' && u[-1] != '@' && u[-1] != ':') --u;
-        if (u - begin >= 3 && u - limit >= 3 && !std::memcmp(u - 3, "://", 3) && (of(at(sign + 1)) & ALNUM))
+        if (u - begin >= 3 && u - limit >= 3 && !std::memcmp(u - 3, "://", 3) && sign + 1 < end && begins(sign + 1))
             add(KEY, p, sign);
     }
 
@@ -420,9 +473,10 @@ struct Finder {
 
 // Matches as (row, kind, start, stop) in code points; returns how many there are, of which `room` are written.
 extern "C" __attribute__((visibility("default"))) int64_t find_patterns(
-    const uint8_t* bytes, const int64_t* offsets, int64_t n, const uint32_t* networks4, int64_t n4,
+    const uint8_t* bytes, const int64_t* offsets, int64_t n, const uint32_t* properties, const uint32_t* networks4, int64_t n4,
     const uint8_t* networks6, int64_t n6, int64_t* out, int64_t room) {
     Finder f{};
+    f.properties = properties;
     f.networks4 = networks4;
     f.n_networks4 = n4;
     f.networks6 = networks6;
@@ -440,7 +494,9 @@ extern "C" __attribute__((visibility("default"))) int64_t find_patterns(
                 row[0] = i;
                 row[1] = m.kind;
                 row[2] = chars;
-                row[3] = chars + (m.stop - m.start);  // all of a match is ASCII
+                int64_t size = 0;
+                for (int64_t b = m.start; b < m.stop; ++b) size += (f.begin[b] & 0xc0) != 0x80;
+                row[3] = chars + size;
             }
             ++total;
         }

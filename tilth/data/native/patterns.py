@@ -3,7 +3,9 @@
 What is found is written for few false alarms and no corruption of its surroundings (spec 8): addresses and numbers
 have borders on both sides; version numbers, private networks, well-known name servers, example domains, numbers kept
 for fiction and the user part of a URL are left; card numbers need Luhn's check and an issuer's prefix, or a word such
-as *card* before them. All classes are ASCII; work is linear in the length of the text.
+as *card* before them. E-mail addresses are of letters and digits of any script, between two separators either Latin
+or other ones, so that words written without spaces around them stay; all other classes are ASCII. Work is linear in the
+length of the text.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import pyarrow as pa
 
 from tilth.core.native import Unavailable, load
 
+from . import unicode
 from .buffers import pointer, texts
 
 log = logging.getLogger(__name__)
@@ -45,6 +48,73 @@ NAME_SERVERS_IPV6 = (
 )
 FILES = ("png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "ts", "json")
 """Not top-level domains: icon@2x.png."""
+DOMAINS = (
+    *(
+        "政府",
+        "香港",
+        "澳門",
+        "台灣",
+        "台湾",
+        "新加坡",
+        "中國",
+        "中国",
+        "公司",
+        "网络",
+        "中文网",
+        "公益",
+        "在线",
+        "集团",
+    ),
+    *(
+        "网址",
+        "网站",
+        "网店",
+        "商城",
+        "商店",
+        "商标",
+        "企业",
+        "信息",
+        "手机",
+        "移动",
+        "机构",
+        "组织机构",
+        "政务",
+        "我爱你",
+    ),
+    *(
+        "广东",
+        "游戏",
+        "娱乐",
+        "新闻",
+        "时尚",
+        "餐厅",
+        "食品",
+        "购物",
+        "招聘",
+        "健康",
+        "慈善",
+        "点看",
+        "大拿",
+        "佛山",
+        "微博",
+    ),
+    *(
+        "みんな",
+        "コム",
+        "ストア",
+        "セール",
+        "ファッション",
+        "クラウド",
+        "ポイント",
+        "グーグル",
+        "アマゾン",
+        "書籍",
+        "通販",
+        "家電",
+    ),
+    *("한국", "닷넷", "닷컴", "삼성", "ไทย", "คอม", "ລາວ"),
+)
+"""Top-level domains of scripts whose words are written together with what follows (IANA's root zone)."""
 SECRET_NAMES = ("key", "secret", "token", "passwd", "password", "pwd", "credential")
 PREFIXES = (
     *(("AKIA", "U", 16, 16), ("ASIA", "U", 16, 16), ("AIza", "D", 35, 35), ("ghp_", "A", 36, 36)),
@@ -74,8 +144,6 @@ _WORD, _NO_WORD = r"(?<![A-Za-z0-9_])", r"(?![A-Za-z0-9_])"
 _T = r"[A-Za-z0-9_-]"
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _AREA = r"[2-9][0-9]{2}"
-_LOCAL = re.compile(r"[A-Za-z0-9_%+'-]+(?:\.[A-Za-z0-9_%+'-]+)*\Z")
-_DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+([A-Za-z]{2,24})(?![A-Za-z0-9])")
 _USER = re.compile(r"://[!-.0-?A-~]{0,256}\Z")
 _PASSWORD = re.compile(r"://[!-.0-9;-?A-~]*:([!-.0-9;-?A-{}~]+)\Z")
 _IPV4 = re.compile(rf"{_WORD}(?<![0-9]\.)(?:{_OCTET}\.){{3}}{_OCTET}{_NO_WORD}(?!\.[0-9])")
@@ -120,22 +188,78 @@ def emails(text: str) -> Iterator[Span]:
     """Addresses whose domain has a dot, but for those of example domains, git@, and what is part of a URL."""
     free = 0
     for sign in (m.start() for m in re.finditer("@", text)):
-        low = max(free, sign - 65)
-        local = _LOCAL.search(text[low:sign])
-        domain = _DOMAIN.match(text[sign + 1 : sign + 256])
-        if not local or not domain or sign - (low + local.start()) > 64:
+        start = _local(text, max(free, sign - 65), sign)
+        domain = _domain(text, sign + 1, min(len(text), sign + 256))
+        if start is None or domain is None or _USER.search(text[max(0, start - 259) : start]):
             continue
-        name = local[0].lstrip("%+'-.")
-        start = sign - len(name)
-        top, host = domain[1].lower(), domain[0].lower()
-        if not name or _USER.search(text[max(0, start - 259) : start]) or name.lower() == "git":
-            continue
-        if top in (*FILES, "example", "invalid", "test"):
+        top, stop = domain
+        last, host = text[top:stop].lower(), text[sign + 1 : stop].lower()
+        if text[start:sign].lower() == "git" or last in (*FILES, "example", "invalid", "test"):
             continue
         if any(f".{host}".endswith(f".example.{t}") for t in ("com", "org", "net")):
             continue
-        free = sign + 1 + domain.end()
+        free = stop
         yield start, free
+
+
+_NONE, _LATIN, _OTHER, _DIGIT, _MARK = range(5)
+
+
+def _script(c: str) -> int:
+    """What a character is in an address: a Latin letter, one of another script, a digit, a mark, or none of these."""
+    if c.isascii():
+        return _LATIN if c.isalpha() else _DIGIT if c.isdigit() else _NONE
+    here = unicode.flags()[ord(c)]
+    if here & unicode.bit("LETTER"):
+        return _LATIN if here & unicode.bit("LATIN") else _OTHER
+    return _MARK if here & unicode.bit("MARK") else _DIGIT if here & unicode.bit("DECIMAL") else _NONE
+
+
+def _local(text: str, low: int, sign: int) -> int | None:
+    """Where the local part before an @ begins, at `low` or later; None if there is none or it is too long."""
+    at, letters = sign, _NONE
+    while at > low:
+        c = text[at - 1]
+        if c == "." and (at == sign or text[at] == "."):
+            break
+        script = _script(c)
+        if c in "._%+'-":
+            letters = _NONE
+        elif script == _NONE or (script < _DIGIT and letters not in (_NONE, script)):
+            break
+        elif script < _DIGIT:
+            letters = script
+        at -= 1
+    at += at < sign and text[at] == "."
+    if sign - at > 64:
+        return None
+    while at < sign and text[at] != "_" and _script(text[at]) in (_NONE, _MARK):
+        at += 1
+    return at if at < sign else None
+
+
+def _domain(text: str, at: int, end: int) -> tuple[int, int] | None:
+    """Where the top-level domain of a domain that begins at `at` begins and ends, before `end`; None if it has none."""
+    found, first = None, True
+    while at < end and _script(text[at]) not in (_NONE, _MARK):
+        stop, letters = at, _NONE
+        while stop < end and (script := _script(text[stop])) not in (_NONE, _DIGIT):
+            if script < _DIGIT and letters not in (_NONE, script):
+                break
+            stop, letters = stop + 1, script if script < _DIGIT else letters
+        if not first and 2 <= stop - at <= 24 and not (stop < end and _script(text[stop]) == _DIGIT):
+            known = [len(d) for d in DOMAINS if text.startswith(d, at, stop)]
+            found = at, at + max(known) if known else stop
+        while stop < end and (text[stop] == "-" or _script(text[stop]) != _NONE):
+            script = _script(text[stop])
+            if 0 < script < _DIGIT and letters not in (_NONE, script):
+                break
+            letters = _NONE if text[stop] == "-" else script if script < _DIGIT else letters
+            stop += 1
+        if text[stop - 1] == "-" or stop >= end or text[stop] != ".":
+            break
+        at, first = stop + 1, False
+    return found
 
 
 def _good_ipv4(text: str, start: int, stop: int) -> bool:
@@ -204,8 +328,10 @@ def keys(text: str) -> Iterator[Span]:
     for pattern in (_JWT, _PRIVATE):
         for found in pattern.finditer(text):
             yield found.span()
-    for sign in (m.start() for m in re.finditer("@(?=[A-Za-z0-9])", text)):
+    for sign in (m.start() for m in re.finditer("@(?=.)", text)):
         low = max(0, sign - 256)
+        if _script(text[sign + 1]) in (_NONE, _MARK):
+            continue
         found = _PASSWORD.search(text[low:sign])
         if found and found[1].lower() != "redacted":
             yield low + found.start(1), sign
@@ -274,7 +400,9 @@ def _compiled(column: pa.Array) -> Iterator[Match]:
     room = 4 * len(given) + 64
     while True:
         out = np.empty((room, 4), np.int64)
-        count = library.find_patterns(*given.pointers, *lists, pointer(out), ctypes.c_int64(room))
+        count = library.find_patterns(
+            *given.pointers, pointer(unicode.flags()), *lists, pointer(out), ctypes.c_int64(room)
+        )
         if count <= room:
             return (Match(*row) for row in out[:count].tolist())
         room = count

@@ -10,7 +10,7 @@ enum : uint32_t {
     ALPHA = 1u << 0, DIGIT = 1u << 1, DECIMAL = 1u << 2, NUMERIC = 1u << 3, SPACE = 1u << 4, UPPER = 1u << 5,
     LOWER = 1u << 6, ALNUM = 1u << 7, PRINTABLE = 1u << 8, WORD = 1u << 9, LINE_BREAK = 1u << 10, LETTER = 1u << 11,
     MARK = 1u << 12, NONSPACING = 1u << 13, NUMBER = 1u << 14, PUNCTUATION = 1u << 15, SYMBOL = 1u << 16,
-    UNSPACED = 1u << 17,
+    UNSPACED = 1u << 17, LATIN = 1u << 18,
 };
 
 // The code point that begins at p (valid UTF-8 is assumed, as Arrow strings are); `size` gets its bytes.

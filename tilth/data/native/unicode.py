@@ -47,6 +47,9 @@ BITS = {
         (unicodedata.category(c)[0] in "LM" or unicodedata.category(c) == "Nl")
         and unicodedata.name(c, "").startswith(_UNSPACED)
     ),
+    "LATIN": lambda c: (
+        unicodedata.category(c)[0] == "L" and unicodedata.name(c, "").startswith(("LATIN ", "FULLWIDTH LATIN "))
+    ),
 }
 """Name -> test of one character; bit i of `flags()` is the i-th of these. `unicode.hpp` names them for C++."""
 
@@ -59,7 +62,7 @@ def bit(name: str) -> np.uint32:
 @functools.cache
 def flags() -> np.ndarray:
     """uint32 [0x110000]: bit set of `BITS` per code point."""
-    return cached("flags2", _flags)
+    return cached("flags3", _flags)
 
 
 @functools.cache
