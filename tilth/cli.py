@@ -78,14 +78,17 @@ def plan(recipe: RecipePath, overrides: Overrides = None, root: Root = Path("run
 
 @verb("verify")
 def verify(
-    proofs: Annotated[str, typer.Argument(help="resume, packing, accumulation, export, data, determinism, or all.")],
+    proofs: Annotated[
+        str, typer.Argument(help="resume, packing, accumulation, export, data, determinism, all; or files.")
+    ],
     recipe: RecipePath,
     overrides: Overrides = None,
     steps: Annotated[int, typer.Option(help="Steps of the short runs the proofs make.")] = 8,
     root: Root = Path("runs"),
     json_output: Json = False,
 ) -> Any:
-    """Prove on this recipe that resume, packing, accumulation, export, data order and determinism hold."""
+    """Prove on this recipe that resume, packing, accumulation, export, data order and determinism hold. `tilth verify
+    files RUN` compares a run's files with what was written."""
     from tilth import verify as proving
 
     return proving.verify(proofs, recipe, overrides, steps=steps, root=root, out=_console(json_output))

@@ -34,7 +34,7 @@ from tilth.core.manifest import LIST, Manifest, seal
 from tilth.core.protocols import NamedParam
 from tilth.core.recipe import Recipe, Resolved
 from tilth.core.record import Record, claim, trained
-from tilth.core.rundir import RunDir, read_json, read_rows, whole_dir, write_json, write_whole
+from tilth.core.rundir import RunDir, read_json, read_rows, sweep, whole_dir, write_json, write_whole
 from tilth.core.streams import key as stream_key
 from tilth.core.technique import dump, resolve, use_name
 from tilth.data.corpus import Documents
@@ -180,6 +180,7 @@ def _check_files(run: Path) -> None:
 def prepare(recipe: Recipe, cache: Path, say: Any) -> Prepared:
     """Documents, tokenizer and token shards of a recipe, each from the cache where its inputs have not changed."""
     cache.mkdir(parents=True, exist_ok=True)
+    sweep(cache.parent)
     documents = prepare_documents(recipe.corpus, cache, say)
     tokenizer = Tokenizer.load(recipe.tokenizer.prepare(documents, cache, say))  # type: ignore[attr-defined]
     return Prepared(documents, tokenizer, write_stores(documents, tokenizer, cache, say))
@@ -558,7 +559,7 @@ class _Job:
             "run": self.dir.path.name,
             "shape": shape(self.recipe),
         }
-        if not self.dir.path.parent.name.startswith(".verify-"):  # a proof's few steps say nothing of speed
+        if not self.dir.path.parent.name.startswith(".verify."):  # a proof's few steps say nothing of speed
             remember(self.cache, self.plan.numbers, measured, self.world.size)
 
     def _build_model(self) -> Any:

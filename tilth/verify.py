@@ -8,10 +8,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,21 +21,22 @@ import torch
 
 from tilth import job
 from tilth.arch import hf
-from tilth.core import layers
+from tilth.core import layers, manifest
 from tilth.core import recipe as recipes
 from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
 from tilth.core.errors import DataError, ProofFailed, RecipeError, nearest
 from tilth.core.recipe import Recipe
-from tilth.core.rundir import read_json, read_rows, write_whole
+from tilth.core.rundir import read_json, read_rows, scratch_dir, sweep, write_whole
 from tilth.core.technique import dump, resolve, use_name
+from tilth.core.text import visible
 from tilth.data.corpus import Documents
 from tilth.data.store import TokenStore
 from tilth.report.live import Console, console
 from tilth.schedule.phases import Length, in_steps
 from tilth.train.learner import Learner, World, equip
 from tilth.train.plan import Plan, StagePlan, plan
-from tilth.train.store import Store
+from tilth.train.store import Store, check_files
 
 
 @dataclass
@@ -84,19 +83,24 @@ class Ground:
 def verify(
     proofs: str, recipe: Any, overrides: Any = None, *, steps: int = 8, root: Any = "runs", out: Console | None = None
 ) -> dict[str, Any]:
-    """Run proofs ("all", or names with commas) on a recipe. Raises ProofFailed naming those that did not hold."""
+    """Run proofs ("all", or names with commas) on a recipe; "files" is of a directory, see `files`. Raises ProofFailed
+    naming those that did not hold."""
+    if proofs == "files":
+        return files(recipe, out)
     names = list(PROOFS) if proofs == "all" else [p.strip() for p in proofs.split(",")]
     for name in names:
         if name not in PROOFS:
-            raise RecipeError(f"there is no proof '{name}'.", where="verify", fix=nearest(name, [*PROOFS, "all"]))
+            raise RecipeError(
+                f"there is no proof '{name}'.", where="verify", fix=nearest(name, [*PROOFS, "all", "files"])
+            )
     if steps < 4:
         raise RecipeError("two stops and starts need at least 4 steps.", where="--steps")
     out, root = out or console(), Path(root)
     resolved, _, prepared = job.make_plan(recipe, overrides, root=root, out=out)
     root.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".verify-", dir=root))
     results: dict[str, Any] = {}
-    try:
+    sweep(root)
+    with scratch_dir(root / "verify") as scratch:
         for name in names:
             planned = plan(resolved.recipe, prepared.stores, prepared.tokenizer.vocab_size, root / ".cache")
             ground = Ground(resolved.recipe, prepared, planned, steps, root, scratch)
@@ -107,12 +111,35 @@ def verify(
                 holds, compared = False, str(err)
             results[name] = {"holds": holds, "compared": compared, "seconds": round(time.perf_counter() - begin, 2)}
             out.say(f"{'holds' if holds else 'FAILS':<6} {name:<13} {compared}")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     failed = [n for n, r in results.items() if not r["holds"]]
     if failed:
         said = "; ".join(f"{n}: {results[n]['compared']}" for n in failed)
         raise ProofFailed(said, where=str(recipe), results=results)
+    return results
+
+
+def files(path: str | Path, out: Console | None = None) -> dict[str, Any]:
+    """Compare every file of a run, data run, import or export with the list made when it was written, and every
+    checkpoint with its own. Raises ProofFailed naming what differs, DataError where nothing says what was written."""
+    path, out = Path(path), out or console()
+    if not path.is_dir():
+        raise DataError("there is no such directory.", where=str(path), fix="tilth verify files RUN")
+    sound, faults = manifest.verify(path)
+    for name, found in check_files(path / "checkpoints").items():
+        sound += not found
+        faults |= {f"checkpoints/{name}": found} if found else {}
+    for name, said in faults.items():
+        out.say(f"{visible(name)}: {visible(said)}")
+    out.say(f"{sound:,} files are as they were written" + (f", {len(faults):,} are not" if faults else ""))
+    results = {"run": str(path), "sound": sound, "damaged": faults}
+    if faults:
+        first, said = next(iter(faults.items()))
+        raise ProofFailed(
+            f"{len(faults):,} of {sound + len(faults):,} files are not as they were written: {first} {said}.",
+            where=str(path),
+            fix="The command that made them makes them again, or says what helps.",
+            results=results,
+        )
     return results
 
 
@@ -289,11 +316,10 @@ def _sequences(stage: StagePlan, count: int) -> Batch:
 
 def _verify_files(prepared: job.Prepared) -> int:
     """Compare every file of documents and tokens with its checksum; their number. DataError names one that differs."""
-    prepared.documents.verify()
-    files = len(read_json(prepared.documents.dir / "ledger.json")["files"])
+    files = prepared.documents.verify()
     for store in (s for splits in prepared.stores.values() for s in splits.values()):
         TokenStore.open(store.path, verify=True)
-        files += len(read_json(store.path / "store.json")["files"])
+        files += sum(1 for _ in store.path.iterdir())
     return files
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,20 @@ import pytest
 from typing_extensions import TypedDict
 
 from tilth.core.errors import DataError, RunInUse
-from tilth.core.rundir import Count, Rows, RunDir, inside, named_inside, read_json, read_rows, write_json, write_whole
+from tilth.core.rundir import (
+    Count,
+    Rows,
+    RunDir,
+    foreign,
+    inside,
+    named_inside,
+    read_json,
+    read_rows,
+    sweep,
+    whole_dir,
+    write_json,
+    write_whole,
+)
 
 
 def test_write_whole_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +137,38 @@ def test_rows_are_json_whatever_they_are_given(tmp_path: Path) -> None:
     rows.write({"loss": float("nan"), "bits": {"a": float("inf"), "b": 1.5}, "of": (1, float("-inf"))})
     rows.close()
     assert read_rows(tmp_path / "m.jsonl") == [{"loss": None, "bits": {"a": None, "b": 1.5}, "of": [1, None]}]
+
+
+def _work_until_killed(target: Path, started: Any) -> None:
+    with whole_dir(target) as aside:
+        (aside / "half").write_text("half")
+        started.set()
+        time.sleep(600)
+
+
+def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    child = context.Process(target=_work_until_killed, args=(tmp_path / "store", started))
+    child.start()
+    assert started.wait(60)
+    others = [".backup.20240101", ".store.abcdefgh", ".note.tilth-12", "store.tilth-12345678"]
+    for name in others:
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / ".eval.json.tilth-abcd1234").write_text("half")  # of a writer that may be at it
+    (tmp_path / ".plan.json.tilth-abcd1234").write_text("half")
+    os.utime(tmp_path / ".plan.json.tilth-abcd1234", (0, 0))
+    (working,) = tmp_path.glob(".store.tilth-????????")
+    sweep(tmp_path)
+    assert (working / "half").exists(), "its process lives"
+    child.kill()
+    child.join()
+    with whole_dir(tmp_path / "store") as aside:
+        sweep(tmp_path)
+        assert aside.is_dir() and not working.exists(), "this process lives, the other does not"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, ".eval.json.tilth-abcd1234", "store"])
+    assert foreign(tmp_path) == sorted([*others, "store"])
 
 
 def _try_lock(path: Path, queue: multiprocessing.Queue) -> None:

@@ -157,9 +157,10 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
 def test_half_made_directories_of_a_killed_process_are_removed(tmp_path):
     path = written(tmp_path)
     go(tmp_path, path, "whole")
-    torn = tmp_path / "run" / "read" / ".own-00000.a1b2c3d4"
+    torn = tmp_path / "run" / "read" / ".own-00000.tilth-a1b2c3d4"
     torn.mkdir(parents=True)
     (torn / "part-00000.parquet").write_bytes(b"torn")
+    torn.with_name(f"{torn.name}.lock").write_text("")
     others = tmp_path / "run" / ".git"
     others.mkdir()
     (tmp_path / "run" / "identity.json").write_text((tmp_path / "whole" / "identity.json").read_text())
@@ -218,12 +219,15 @@ def test_a_directory_of_other_things_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "run" / "sub" / ".git").is_dir()
 
 
-@pytest.mark.parametrize("left", [(".holder",), (".identity.json.a1b2c3d4",), (".lock", ".holder", ".recipe.yaml.x")])
+@pytest.mark.parametrize(
+    "left", [(".holder",), (".identity.json.tilth-a1b2c3d4",), (".lock", ".holder", ".recipe.yaml.x")]
+)
 def test_a_run_killed_before_it_had_an_identity_goes_on(tmp_path, left):
     run = tmp_path / "run"
     run.mkdir()
     for name in left:
         (run / name).write_text('{"recipe"')
+        os.utime(run / name, (0, 0))  # long ago
     if ".recipe.yaml.x" in left:  # no name that the run gives: not touched
         with pytest.raises(DataError, match=r"holds other things than a data run \(\.recipe\.yaml\.x\)"):
             go(tmp_path, written(tmp_path))

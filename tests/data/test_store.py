@@ -156,7 +156,7 @@ def test_foreign_formats_and_paths_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="leads out of its directory"):
         TokenStore.open(tmp_path / "x")
     (tmp_path / "x" / "store.json").write_text("[]")
-    with pytest.raises(DataError, match="not the record of a token store"):
+    with pytest.raises(DataError, match="dictionary, not"):
         TokenStore.open(tmp_path / "x")
     with pytest.raises(DataError, match="no token store"):
         TokenStore.open(tmp_path)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tilth.core.config import Config
 from tilth.core.errors import DataError, RecipeError
 from tilth.core.hashing import file_hash
-from tilth.core.rundir import fsync_dir, read_json, write_json
+from tilth.core.rundir import MARK, fsync_dir, read_json, write_json
 from tilth.core.technique import dump, resolve
 
 
@@ -95,7 +95,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file whole: aside, fsync, rename. Tensors must be contiguous and on the CPU."""
-    fd, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    fd, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{MARK}")
     os.close(fd)
     try:
         save_file(dict(tensors), aside, metadata={"format": "pt"})

@@ -9,6 +9,7 @@ kill in between leaves a file that is not listed, never one that differs from it
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ class Manifest:
         DataError if the list itself is damaged."""
         listed = {n: e for n, e in self.files().items() if wanted(n)}
         with ThreadPoolExecutor() as pool:
-            found = pool.map(lambda n: _difference(self.directory, n, listed[n]), listed)
+            found = pool.map(lambda n: difference(self.directory, n, listed[n]), listed)
             return {n: said for n, said in zip(listed, found, strict=True) if said}
 
     def check(self, wanted: Callable[[str], bool] = lambda name: True, fix: str = "") -> None:
@@ -104,6 +105,20 @@ class Manifest:
 def seal(directory: str | Path) -> None:
     """List all files of a directory that is finished."""
     Manifest(directory).add(".")
+
+
+def intact(directory: Path, say: Callable[[str], None]) -> bool:
+    """Whether a directory of a cache is there, as it was sealed. A damaged one is removed, and that is said: what made
+    it makes it again."""
+    if not directory.is_dir():
+        return False
+    try:
+        Manifest(directory).check()
+        return True
+    except DataError as damage:
+        say(f"{str(damage).rstrip('.')}. It belongs to a cache and is made again.")
+        shutil.rmtree(directory)
+        return False
 
 
 def verify(directory: str | Path) -> tuple[int, dict[str, str]]:
@@ -145,7 +160,7 @@ def _entry(path: Path) -> Entry:
     return {"bytes": path.stat().st_size, "sha256": file_hash(path)}
 
 
-def _difference(directory: Path, name: str, entry: Entry) -> str | None:
+def difference(directory: Path, name: str, entry: Entry) -> str | None:
     """What is wrong with a file, in words that follow "this file"; None if nothing is."""
     try:
         path = inside(directory, name)

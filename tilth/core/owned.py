@@ -12,7 +12,6 @@ import ctypes
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 from .errors import DataError
 from .hashing import file_hash
 from .manifest import LIST, Manifest, seal
-from .rundir import fsync_dir, named_inside
+from .rundir import fsync_dir, named_inside, scratch_dir
 
 
 @contextmanager
@@ -33,9 +32,7 @@ def replacing(target: Path, force: bool = False) -> Iterator[Path]:
     target = Path(os.path.realpath(target))  # a link to a place on a larger disk stays a link
     recover(target)
     _refuse(target, [] if force else strangers(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
+    with scratch_dir(target) as aside:
         yield aside
         seal(aside)
         aside.chmod(0o755)
@@ -47,8 +44,6 @@ def replacing(target: Path, force: bool = False) -> Iterator[Path]:
         else:
             _swap(aside, target)
         fsync_dir(target.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def strangers(target: Path) -> list[str]:

@@ -21,7 +21,7 @@ from .formats import Done, Identity, Status, StepRow
 from .hashing import content_hash
 from .kinds import kind_of, refuse_other_run
 from .manifest import LIST, Manifest
-from .rundir import RunDir, foreign, json_text, read_json, read_rows, read_text, write_json, write_whole
+from .rundir import RunDir, foreign, json_text, read_json, read_rows, read_text, sweep, write_json, write_whole
 
 IDENTITY, DONE = "identity.json", "done.json"
 _AGAIN = ("recipe.yaml", "origins.json", "versions.json", "plan.json", "data.json", "status.json", "report.html")
@@ -87,6 +87,7 @@ class Record:
         """Make the directory this run's, or go on with it. Raises CheckpointError or DataError if it is another's, or
         if a file is damaged that cannot be made again."""
         claim(self.run, self.identity)
+        sweep(self.run.path, self.run / "model", self.run.tokenizer, self.run.checkpoints)
         self._inspect()
         self.manifest.forget(*_AGAIN, *_ROWS, IDENTITY, DONE, "tokenizer")
         write_json(self.run / IDENTITY, self.identity)  # first: from here on the directory is this run's

@@ -9,9 +9,11 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,12 @@ MOST_ROW_BYTES = 1 << 32
 """The largest file of rows."""
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 """How many of something: what a field of a plain file that is counted or indexed with is held to."""
+OLD_SECONDS = 3600.0
+"""Age of a file half written above which no process is at it any more."""
+MARK = "tilth-"
+"""What the hidden names of unfinished files and directories hold, so that they are known again."""
+_LOCK = ".lock"
+_LEFTOVER = re.compile(rf"\..+\.{MARK}[a-z0-9_]{{8}}")
 LOCKS = (".lock", ".holder")
 """Files of the lock of a run directory."""
 _REQUIRED = object()
@@ -54,7 +62,7 @@ def write_whole(path: Path, data: str | bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, whole (aside, fsync, rename)."""
     raw = data.encode() if isinstance(data, str) else data
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{MARK}")
     try:
         with os.fdopen(fd, "wb") as f:
             f.write(raw)
@@ -176,9 +184,7 @@ def whole_dir(target: Path) -> Iterator[Path]:
 
     If another process finishes the same directory first, that one stays.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
+    with scratch_dir(target) as aside:
         yield aside
         aside.chmod(0o755)
         fsync_dir(aside)
@@ -188,8 +194,41 @@ def whole_dir(target: Path) -> Iterator[Path]:
             if not target.is_dir():
                 raise
         fsync_dir(target.parent)
+
+
+@contextmanager
+def scratch_dir(target: Path) -> Iterator[Path]:
+    """A new hidden directory beside `target`, removed when the block ends, whatever ends it. A lock beside it, which
+    the system drops with this process, keeps `sweep` away."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.parent / f".{target.name}.{MARK}{secrets.token_hex(4)}"
+    lock = aside.with_name(aside.name + _LOCK)
+    try:
+        with locked(lock):
+            try:
+                aside.mkdir(mode=0o700)
+                yield aside
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            lock.unlink()
+
+
+def sweep(*folders: Path) -> None:
+    """Remove what killed processes left in these folders: directories of `scratch_dir` whose lock nobody holds, and
+    files of `write_whole` that are older than an hour."""
+    for folder in folders:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            with contextlib.suppress(OSError, Held):  # another process sweeps too, or is at work here
+                if _LEFTOVER.fullmatch(path.name.removesuffix(_LOCK)) is None:
+                    continue
+                if path.name.endswith(_LOCK):
+                    with locked(path, wait=False):
+                        shutil.rmtree(path.with_name(path.name.removesuffix(_LOCK)), ignore_errors=True)
+                    path.unlink()
+                elif path.is_file() and time.time() - path.lstat().st_mtime > OLD_SECONDS:
+                    path.unlink()
 
 
 class Rows:
@@ -347,16 +386,14 @@ class RunLock:
         self._held.__exit__(None, None, None)
 
 
-_LEFTOVER = re.compile(r"\..+\.[A-Za-z0-9_]{8}")  # of `write_whole` and `whole_dir`, killed
-
-
 def foreign(path: Path) -> list[str]:
     """Names of what a directory holds besides locks and what killed writers left; [] if it is not there."""
     if not path.exists():
         return []
     if not path.is_dir():
         raise DataError("this is a file, and no directory.", where=str(path), fix="Name a new directory.")
-    return sorted(p.name for p in path.iterdir() if p.name not in LOCKS and not _LEFTOVER.fullmatch(p.name))
+    names = (p.name for p in path.iterdir())
+    return sorted(n for n in names if n not in LOCKS and not _LEFTOVER.fullmatch(n.removesuffix(_LOCK)))
 
 
 def require_run(path: str | Path) -> Path:

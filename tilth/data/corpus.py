@@ -8,7 +8,6 @@ these. It is built aside under a lock and renamed at the end: a crash or a full 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,12 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from typing_extensions import TypedDict
 
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, file_hash, source_hash
 from tilth.core.locking import locked
+from tilth.core.manifest import Entry, Manifest, intact, seal
 from tilth.core.recipe import Corpus, Holdout
-from tilth.core.rundir import fsync_dir, read_json, write_json
+from tilth.core.rundir import read_json, sweep, whole_dir, write_json
 from tilth.core.technique import dump, use_name
 from tilth.data import document, finding, python_text, reading
 from tilth.data.curate import steps as steps_module
@@ -36,6 +37,13 @@ SPLITS = ("train", "held_out")
 _FOR_ENGINE = "It is for `tilth data run`, whose result the source `curated` reads."
 
 
+class _Ledger(TypedDict):
+    """ledger.json."""
+
+    sources: dict[str, dict[str, Any]]
+    files: dict[str, Entry]
+
+
 class Documents:
     """Prepared documents in a directory. `ledger` maps each source to its books (see `Ledger.to_dict`), plus
     `train` and `held_out`: {"documents": n, "bytes": n}."""
@@ -43,7 +51,7 @@ class Documents:
     def __init__(self, dir: Path) -> None:
         """Open what `prepare` wrote. Raises DataError if a file is missing or of the wrong size."""
         self.dir = dir
-        data = read_json(dir / "ledger.json")
+        data = read_json(dir / "ledger.json", _Ledger)
         names = [f"{source}.{split}.parquet" for source in data["sources"] for split in SPLITS]
         self.key = content_hash([[name, data["files"][name]["sha256"]] for name in names])
         """Content of the documents: equal text gives an equal key, wherever and whenever it was read."""
@@ -79,11 +87,10 @@ class Documents:
                 out.append(text)
         return out
 
-    def verify(self) -> None:
-        """Compare every file with its checksum. Raises DataError naming one that differs."""
-        for name, want in read_json(self.dir / "ledger.json")["files"].items():
-            if file_hash(self.dir / name) != want["sha256"]:
-                raise DataError("this file is damaged.", where=str(self.dir / name), fix=f"Delete {self.dir}.")
+    def verify(self) -> int:
+        """Compare every file with its checksum; how many there are. Raises DataError naming one that differs."""
+        Manifest(self.dir).check(fix=f"Delete {self.dir}: the same command makes it again.")
+        return len(Manifest(self.dir).files())
 
     def ids(self, split: str) -> set[str]:
         """Ids of all documents of a split, over all sources."""
@@ -97,26 +104,22 @@ def prepare(corpus: Corpus, cache: Path, say: Callable[[str], None]) -> Document
     Raises DataError, with nothing left behind, when a source is missing, unreadable or has nothing left.
     """
     key = _key(corpus)
-    target, aside = cache / f"documents-{key}", cache / f".documents-{key}.partial"
+    target = cache / f"documents-{key}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        sweep(cache)
         busy = partial(say, "documents: another process is preparing them; waiting.")
         with locked(cache / f".documents-{key}.lock", waiting=busy):
             documents = _cached(target, say)
             for notice in documents.notices if documents is not None else ():
                 say(notice)
             if documents is None:
-                try:
-                    shutil.rmtree(aside, ignore_errors=True)  # left by a killed process; the lock is ours
-                    aside.mkdir()
+                with whole_dir(target) as aside:
                     _build(corpus, aside, key, say)
-                    aside.rename(target)
-                    fsync_dir(cache)
-                finally:
-                    shutil.rmtree(aside, ignore_errors=True)
+                    seal(aside)
                 documents = Documents(target)
     except OSError as err:
-        where = str(err.filename or aside)
+        where = str(err.filename or target)
         raise DataError(f"the documents cannot be written: {err.strerror or err}.", where=where) from None
     for source in documents.sources:
         say(summary(source, documents.ledger[source]))
@@ -145,14 +148,7 @@ def _key(corpus: Corpus) -> str:
 
 
 def _cached(target: Path, say: Callable[[str], None]) -> Documents | None:
-    if not target.exists():
-        return None
-    try:
-        return Documents(target)
-    except (DataError, KeyError, TypeError, AttributeError) as err:
-        say(f"documents: the cached ones are damaged and are made again ({err})")
-        shutil.rmtree(target)
-        return None
+    return Documents(target) if intact(target, say) else None
 
 
 class _Writer:

@@ -28,15 +28,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from tilth.core.errors import DataError
-from tilth.core.hashing import content_hash, file_hash, source_hash
-from tilth.core.rundir import inside, read_json, whole_dir, write_json
+from tilth.core.hashing import content_hash, source_hash
+from tilth.core.manifest import Entry, difference
+from tilth.core.rundir import Count, inside, read_json, whole_dir, write_json
 from tilth.core.text import visible
 
 from . import tokenizer as tokenizer_module
@@ -53,6 +56,22 @@ _BATCH_BYTES = 4 << 20
 """Text tokenised at once: bounds memory (about 100 bytes per token while the library works)."""
 _COPIED = 1 << 20
 """Tokens, or documents, copied at once."""
+
+
+class _Record(TypedDict):
+    """store.json."""
+
+    format: str
+    version: Count
+    dtype: Literal["<u2", "<u4"]
+    shard_tokens: Annotated[int, Field(gt=0)]
+    vocab_size: Count
+    tokenizer: str
+    closed: bool
+    num_tokens: Count
+    num_documents: Count
+    files: dict[str, Entry]
+    checksum: str
 
 
 class Packed(NamedTuple):
@@ -101,8 +120,8 @@ class TokenStore:
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = False, tokenizer: Tokenizer | None = None) -> TokenStore:
-        """Open a store, checking its record, its sizes, with `verify` also every checksum, and that it was written
-        with `tokenizer` if one is given. Raises DataError naming the file at fault."""
+        """Open a store, checking its record, its sizes, with `verify` also every checksum (once in a process), and that
+        it was written with `tokenizer` if one is given. Raises DataError naming the file at fault."""
         path = Path(path)
         record = _checked_record(path)
         for name, facts in record["files"].items():
@@ -112,9 +131,8 @@ class TokenStore:
             if file.stat().st_size != facts["bytes"]:
                 what = f"this file has {file.stat().st_size} bytes where {facts['bytes']} were written."
                 raise DataError(what, where=str(file), fix=_again(path))
-            if verify and file_hash(file) != facts["sha256"]:
-                what = "this file's content has changed since it was written (its SHA-256 differs)."
-                raise DataError(what, where=str(file), fix=_again(path))
+            if verify and (said := difference(path, name, facts)):
+                raise DataError(f"this file {said}.", where=str(file), fix=_again(path))
         if tokenizer is not None and record["tokenizer"] != tokenizer.fingerprint:
             raise DataError(
                 f"these tokens were made by another tokenizer ({record['tokenizer']}, {record['vocab_size']} tokens) "
@@ -301,17 +319,18 @@ class Framing:
 
 
 def write_stores(
-    documents: Documents, tokenizer: Tokenizer, cache: Path, say: Callable[[str], None]
+    documents: Documents, tokenizer: Tokenizer, cache: Path, say: Callable[[str], None], verify: bool = True
 ) -> dict[str, dict[str, TokenStore]]:
     """Tokenise a corpus, or find it done: source -> split -> store, under `cache/tokens-<key>/<source>/<split>`.
 
-    The key covers the documents, the tokenizer and this code. Text streams through in pieces of bounded size.
+    The key covers the documents, the tokenizer and this code. Text streams through in pieces of bounded size. With
+    `verify`, what is found is compared with its checksums.
     Raises DataError, with nothing left behind, if a document cannot be tokenised or the disk is full.
     """
     root = Path(cache) / f"tokens-{_key(documents, tokenizer)}"
     if root.is_dir():
         try:
-            return _told(_open_all(root, documents.sources, tokenizer), tokenizer, say)
+            return _told(_open_all(root, documents.sources, tokenizer, verify), tokenizer, say)
         except DataError as damage:
             say(f"The cached tokens are damaged and are made again. {damage}")
             shutil.rmtree(root)
@@ -322,7 +341,7 @@ def write_stores(
                     _tokenise(documents, source, split, tokenizer, inside(aside, source) / split, say)
     except OSError as err:
         raise DataError(f"the tokens cannot be written: {err.strerror or err}.", where=str(root)) from None
-    return _told(_open_all(root, documents.sources, tokenizer), tokenizer, say)
+    return _told(_open_all(root, documents.sources, tokenizer, verify), tokenizer, say)
 
 
 def _told(
@@ -391,10 +410,10 @@ def _key(documents: Documents, tokenizer: Tokenizer) -> str:
     return content_hash([documents.key, tokenizer.fingerprint, code])
 
 
-def _open_all(root: Path, sources: list[str], tokenizer: Tokenizer) -> dict[str, dict[str, TokenStore]]:
+def _open_all(root: Path, sources: list[str], tokenizer: Tokenizer, verify: bool) -> dict[str, dict[str, TokenStore]]:
     return {
         source: {
-            split: TokenStore.open(inside(root, source) / split, tokenizer=tokenizer) for split in ("train", "held_out")
+            split: TokenStore.open(inside(root, source) / split, verify, tokenizer) for split in ("train", "held_out")
         }
         for source in sources
     }
@@ -405,8 +424,8 @@ def _checked_record(path: Path) -> dict[str, Any]:
     file = path / "store.json"
     if not file.is_file():
         raise DataError("this is no token store (there is no store.json).", where=str(path))
-    record = read_json(file)
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    record = read_json(file, _Record)
+    if record["format"] != FORMAT:
         raise DataError(f"this is not the record of a token store ({FORMAT}).", where=str(file))
     if record.get("version") != (PACKED_VERSION if record.get("packed") else VERSION):
         raise DataError(

@@ -402,6 +402,18 @@ class Store:
         return said[1:].decode()
 
 
+def check_files(directory: Path) -> dict[str, str]:
+    """Checkpoint -> what is wrong with it, "" if nothing; {} where there are none."""
+    found = {}
+    for path in sorted(p for p in directory.glob("step-*") if _NAME.fullmatch(p.name) and _is_committed(p)):
+        try:
+            _verify_files(path, _manifest(path))
+            found[path.name] = ""
+        except (_Damaged, CheckpointError) as err:
+            found[path.name] = str(err)
+    return found
+
+
 def clear(directory: Path, identity: Mapping[str, Any]) -> None:
     """Remove the checkpoints of a run, and the directory if nothing else is in it."""
     store = Store(directory, asynchronous=False, identity=identity)

@@ -6,19 +6,18 @@ and made again, since each is a pure function of what was read.
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tilth.core import manifest
+from tilth.core import manifest, rundir
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.core.kinds import kind_of, refuse_other_run
 from tilth.core.manifest import Manifest
-from tilth.core.rundir import read_json
+from tilth.core.rundir import foreign, read_json
 from tilth.core.text import visible
 from tilth.data.curate import steps
 
@@ -62,31 +61,16 @@ _OURS = ("read", "pass-*", "across-*", "documents", "tokens", "tokens-parts")
 
 
 def sweep(dir: Path) -> None:
-    """Remove what a killed process was making: hidden directories with the name of a task's target and eight more
-    characters, where tasks make them and nowhere else, and such files with the name of one of the run's own."""
-    for name in _FILES:
-        for leftover in dir.glob(f".{name}.????????"):
-            leftover.unlink(missing_ok=True)
-    for folder in (dir, *(f for pattern in _OURS for f in dir.glob(pattern))):
-        for leftover in folder.glob(".*.????????"):
-            if leftover.is_dir() and not leftover.is_symlink() and (folder != dir or _is_ours(leftover.name)):
-                shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _is_beginning(name: str) -> bool:
-    """Whether a run has a file of this name before it has an identity, if only because it was killed then."""
-    return name in (".lock", ".holder") or fnmatch.fnmatch(name, ".identity.json.????????")
-
-
-def _is_ours(hidden: str) -> bool:
-    return any(fnmatch.fnmatch(hidden[1:-9], pattern) for pattern in (*_OURS, "ids", "tokenizer-*"))
+    """Remove what killed processes were making, where tasks make it. A worker may outlive the run that was killed: what
+    it is at stays."""
+    rundir.sweep(dir, *(f for pattern in _OURS for f in dir.glob(pattern)))
 
 
 def claim(dir: Path, identity: dict[str, Any]) -> None:
     """Raise DataError if a directory holds anything else than this run, or one whose identity is damaged."""
     path = dir / "identity.json"
     refuse_other_run(dir, "data run")
-    if not path.exists() and (others := sorted(p.name for p in dir.iterdir() if not _is_beginning(p.name))):
+    if not path.exists() and (others := foreign(dir)):
         raise DataError(
             f"this directory holds other things than a data run ({visible(', '.join(others[:3]))[:200]}).",
             where=str(dir),

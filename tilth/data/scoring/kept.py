@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,22 @@ from tilth.core.cache import cache_dir
 from tilth.core.errors import DataError
 from tilth.core.hashing import file_hash
 from tilth.core.locking import locked
+from tilth.core.manifest import intact, seal
+from tilth.core.rundir import sweep, whole_dir
 
 WEIGHTS, SHEET = "model.safetensors", "model.json"
 
 
 def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     """The directory of a model; `make` fills an empty one where it is not there yet. Processes that ask at once wait
-    for the first; what one that dies leaves is swept away by the next."""
+    for the first; what one that dies leaves is swept away by the next, and a damaged one is made again."""
     target = cache_dir() / "models" / f"{kind}-{key}"
-    if target.is_dir():
-        return target
     with locked(target.parent / f".{target.name}.lock"):
-        if not target.is_dir():
-            aside = target.parent / f".{target.name}.making"
-            shutil.rmtree(aside, ignore_errors=True)  # of one that died
-            aside.mkdir()
-            try:
+        if not intact(target, warnings.warn):
+            sweep(target.parent)
+            with whole_dir(target) as aside:
                 make(aside)
-                os.rename(aside, target)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
+                seal(aside)
     return target
 
 

@@ -27,6 +27,7 @@ from tokenizers import Tokenizer as Backend
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, source_hash
+from tilth.core.manifest import intact, seal
 from tilth.core.rundir import whole_dir
 from tilth.data.tokenizer import Tokenizer
 
@@ -80,10 +81,11 @@ class Config(BaseConfig):
         """
         key = content_hash([documents.key, self.model_dump(), source_hash(sys.modules[__name__])])
         target = Path(cache) / f"tokenizer-{key}"
-        if not target.is_dir():
+        if not intact(target, say):
             backend = self._train(documents, say)
             with whole_dir(target) as aside:
                 Tokenizer(json.dumps(json.loads(backend.to_str()), ensure_ascii=False), self._names()).save(aside)
+                seal(aside)
         return target
 
     def _names(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, source_hash
 from tilth.core.located import Located
+from tilth.core.manifest import intact, seal
 from tilth.core.rundir import whole_dir
 from tilth.data import tokenizer as shared
 from tilth.data import tokenizer_files
@@ -74,8 +75,9 @@ class Config(BaseConfig):
             )
         key = content_hash([found.content, source_hash(sys.modules[__name__], shared, tokenizer_files)])
         target = Path(cache) / f"tokenizer-{key}"
-        if not target.is_dir():
+        if not intact(target, say):
             say(f"Tokenizer of {found.vocab_size} tokens from {path}")
             with whole_dir(target) as aside:
                 found.save(aside)
+                seal(aside)
         return target
