@@ -166,11 +166,22 @@ def chat(
 
 
 @verb("report")
-def report(run: RunPath, json_output: Json = False) -> Any:
-    """Write the run's single-file HTML report."""
+def report(
+    run: RunPath,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Serve it on 127.0.0.1 and renew it while the run goes on.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="With --watch: the port; 0 takes a free one.", min=0, max=65535)] = 0,
+    json_output: Json = False,
+) -> Any:
+    """Write the run's single-file HTML report, or serve it while the run goes on."""
     from tilth.core.rundir import require_run
     from tilth.report import page
 
+    if watch:
+        from tilth.report.watch import serve
+
+        return {"url": serve(require_run(run), port, _console(json_output).say)}
     path = page.write(require_run(run))
     if not json_output:
         print(path)

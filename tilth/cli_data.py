@@ -17,7 +17,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-DataRun = Annotated[Path, typer.Argument(help="Directory of a data run.", show_default=False)]
+DataRun = Annotated[
+    Path, typer.Argument(help="Directory of a data run; 'latest': the newest.", show_default=False), ("data run",)
+]
 Engine = Annotated[str, typer.Option(help="daft (worker processes here), ray (a cluster) or inline (this process).")]
 Workers = Annotated[int | None, typer.Option(help="Worker processes (default: one per core).", min=1)]
 

@@ -1,8 +1,9 @@
-"""Verbs for what people try first: a demonstration, a recipe of their own."""
+"""Verbs for what people try first: a demonstration, a recipe of their own, a look at what there is."""
 
 from __future__ import annotations
 
 import functools
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from tilth import command
 from tilth.command import Json, Root, console_for
+from tilth.core.text import visible
 
 app = typer.Typer(rich_markup_mode=None)
 verb = functools.partial(command.verb, app)
@@ -46,3 +48,32 @@ def init(
     if not json_output:
         print(f"{recipe}: {next_}")
     return {"recipe": str(recipe), "next": next_}
+
+
+@verb("ls")
+def ls(
+    clean: Annotated[bool, typer.Option("--clean", help="Name what nothing needs any more, and remove it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --clean: remove without asking.")] = False,
+    root: Root = Path("runs"),
+    json_output: Json = False,
+) -> Any:
+    """List the runs with kind, state, size and figures; with --clean, what may go."""
+    from tilth import inventory
+    from tilth.report import words
+
+    if not clean:
+        runs = inventory.inventory(root)
+        if not json_output:
+            print("\n".join(inventory.tell(runs)))
+        return [inventory.as_dict(run) for run in runs]
+    found = inventory.removable(root)
+    total = words.memory(sum(item.bytes for item in found))
+    if not json_output:
+        for item in found:
+            print(visible(f"{item.path}  {words.memory(item.bytes)}  {item.why}"))
+        print(f"{len(found)} things, {total}" if found else "nothing here that nothing needs")
+    agreed = yes or (found and not json_output and sys.stdin.isatty() and typer.confirm("Remove them?"))
+    freed = inventory.remove(found) if agreed else 0
+    if not json_output and found:
+        print(f"{words.memory(freed)} freed" if agreed else "nothing was removed; --yes removes them")
+    return {"found": [inventory.as_dict(item) for item in found], "freed": freed}

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -20,7 +20,13 @@ Overrides = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
 Root = Annotated[Path, typer.Option("--root", help="Where run directories and the cache lie.")]
-RunPath = Annotated[Path, typer.Argument(help="Run directory or Hugging Face directory.", show_default=False)]
+TRAINED = ("training run",)
+RunPath = Annotated[
+    Path,
+    typer.Argument(help="Run directory or Hugging Face directory; 'latest': the newest run.", show_default=False),
+    TRAINED,
+]
+"""A path in whose place `latest` may stand; the kinds of runs it is chosen from come last."""
 
 
 def verb(app: typer.Typer, name: str, said: str = "") -> Callable[[Callable[..., Any]], Callable[..., None]]:
@@ -34,7 +40,7 @@ def verb(app: typer.Typer, name: str, said: str = "") -> Callable[[Callable[...,
             if hasattr(sys.stdout, "reconfigure"):  # text from data may hold what the terminal's encoding lacks
                 sys.stdout.reconfigure(errors="backslashreplace")
             try:
-                data = fn(*args, **kwargs)
+                data = fn(*args, **_named(fn, kwargs))
             except TilthError as err:
                 if as_json:
                     print(json.dumps(err.as_dict(), ensure_ascii=False))
@@ -60,6 +66,19 @@ def verb(app: typer.Typer, name: str, said: str = "") -> Callable[[Callable[...,
         return app.command(name)(command)
 
     return decorate
+
+
+def _named(fn: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a verb with the newest run of `--root` (or of ./runs) in place of `latest`."""
+    asked = [name for name, value in given.items() if isinstance(value, Path) and str(value) == "latest"]
+    hints = get_type_hints(fn, include_extras=True) if asked else {}
+    kinds = {name: next((m for m in hints[name].__metadata__ if isinstance(m, tuple)), None) for name in asked}
+    if any(kinds.values()):
+        from tilth.inventory import latest
+
+        root = given.get("root", Path("runs"))
+        given = {**given, **{n: latest(root, k) for n, k in kinds.items() if k and not given[n].exists()}}
+    return given
 
 
 def console_for(json_output: bool) -> Any:

@@ -37,7 +37,8 @@ OLD_SECONDS = 3600.0
 MARK = "tilth-"
 """What the hidden names of unfinished files and directories hold, so that they are known again."""
 _LOCK = ".lock"
-_LEFTOVER = re.compile(rf"\..+\.{MARK}[a-z0-9_]{{8}}")
+LEFTOVER = re.compile(rf"\..+\.{MARK}[a-z0-9_]{{8}}")
+"""Such a name."""
 LOCKS = (".lock", ".holder")
 """Files of the lock of a run directory."""
 _REQUIRED = object()
@@ -221,7 +222,7 @@ def sweep(*folders: Path) -> None:
     for folder in folders:
         for path in folder.iterdir() if folder.is_dir() else ():
             with contextlib.suppress(OSError, Held):  # another process sweeps too, or is at work here
-                if _LEFTOVER.fullmatch(path.name.removesuffix(_LOCK)) is None:
+                if LEFTOVER.fullmatch(path.name.removesuffix(_LOCK)) is None:
                     continue
                 if path.name.endswith(_LOCK):
                     with locked(path, wait=False):
@@ -393,7 +394,7 @@ def foreign(path: Path) -> list[str]:
     if not path.is_dir():
         raise DataError("this is a file, and no directory.", where=str(path), fix="Name a new directory.")
     names = (p.name for p in path.iterdir())
-    return sorted(n for n in names if n not in LOCKS and not _LEFTOVER.fullmatch(n.removesuffix(_LOCK)))
+    return sorted(n for n in names if n not in LOCKS and not LEFTOVER.fullmatch(n.removesuffix(_LOCK)))
 
 
 def require_run(path: str | Path) -> Path:

@@ -414,12 +414,17 @@ def check_files(directory: Path) -> dict[str, str]:
     return found
 
 
+def owned(directory: Path, identity: Mapping[str, Any]) -> list[Path]:
+    """The checkpoints in a directory that are of this run, finished or not."""
+    store = Store(directory, asynchronous=False, identity=identity)
+    found = sorted(directory.iterdir()) if directory.is_dir() else []
+    return [p for p in found if p.name.startswith("step-") and p.is_dir() and store._wrote(p)]
+
+
 def clear(directory: Path, identity: Mapping[str, Any]) -> None:
     """Remove the checkpoints of a run, and the directory if nothing else is in it."""
-    store = Store(directory, asynchronous=False, identity=identity)
-    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
-        if path.name.startswith("step-") and path.is_dir() and store._wrote(path):
-            _remove(path)
+    for path in owned(directory, identity):
+        _remove(path)
     with contextlib.suppress(OSError):
         directory.rmdir()
 
