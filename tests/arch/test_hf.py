@@ -18,6 +18,7 @@ from tilth.arch.hf import compare
 from tilth.arch.hf.families import FAMILIES, meaning
 from tilth.arch.hf.reading import read_config
 from tilth.core.errors import DataError, ProofFailed
+from tilth.data.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.set_verbosity_error()
@@ -153,8 +154,8 @@ def decoder(**knobs: Any) -> Decoder:
 @pytest.mark.parametrize("case", CASES)
 def test_import_and_export_keep_the_logits(case: str, checkpoints: dict, tmp_path: Path) -> None:
     path, expected = checkpoints[case]
-    config, model, tokenizer = hf.import_hf(path)
-    assert tokenizer == path and expected.abs().max() > 1
+    config, model, tokenizer, dtype = hf.import_hf(path)
+    assert (tokenizer, dtype) == (path, "float32") and expected.abs().max() > 1
     assert (logits(model, IDS) - expected).abs().max() < 1e-4
     done = hf.export_hf(tmp_path / "out", config, model, None)
     assert done.format == CASES[case][0] and done.parity.logit_difference < 1e-4
@@ -194,7 +195,7 @@ def test_sharded_checkpoints(checkpoints: dict, tmp_path: Path) -> None:
     path, expected = checkpoints["llama"]
     transformers.AutoModelForCausalLM.from_pretrained(path).save_pretrained(tmp_path, max_shard_size="30KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
-    config, model, _ = hf.import_hf(tmp_path)
+    config, model, *_ = hf.import_hf(tmp_path)
     assert (logits(model, IDS) - expected).abs().max() < 1e-4
     hf.export_hf(tmp_path / "out", config, model, None, max_shard_bytes=20_000)
     files = sorted((tmp_path / "out").glob("*.safetensors"))
@@ -388,35 +389,25 @@ def test_only_an_earlier_export_is_replaced(tmp_path: Path) -> None:
 # ---- tokenizer and generation ------------------------------------------------------------------------------------
 
 
-class TinyTokenizer:
-    """Stands for tilth.data.tokenizer.Tokenizer."""
-
-    vocab_size, bos_id, eos_id = V, 0, 0
-
-    def save(self, path: str | Path) -> None:
-        words = {"<sep>": 0, **{f"w{i}": i for i in range(1, V)}}
-        special = {"id": 0, "content": "<sep>", "special": True}
-        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-        model = {"type": "WordLevel", "vocab": words, "unk_token": "<sep>"}
-        data = {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [special | flags],
-            "normalizer": None,
-            "pre_tokenizer": {"type": "Whitespace"},
-            "post_processor": None,
-            "decoder": None,
-            "model": model,
-        }
-        (Path(path) / "tokenizer.json").write_text(json.dumps(data))
-        config = {"bos_token": "<sep>", "eos_token": "<sep>", "auto_map": {"AutoTokenizer": "evil.py"}}
-        (Path(path) / "tokenizer_config.json").write_text(json.dumps(config))
+def tiny_tokenizer(size: int = V, **config: Any) -> Tokenizer:
+    """Words w1, w2, …; <sep> (0) begins and ends documents."""
+    special = {"id": 0, "content": "<sep>", "special": True}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    words = {"<sep>": 0, **{f"w{i}": i for i in range(1, size)}}
+    model = {"type": "WordLevel", "vocab": words, "unk_token": "w1"}
+    parts = {"added_tokens": [special | flags], "pre_tokenizer": {"type": "Whitespace"}, "model": model}
+    return Tokenizer(json.dumps(parts), {"bos_token": "<sep>", "eos_token": "<sep>", **config})
 
 
 def test_tokenizer_and_generation_config_load_in_transformers(tmp_path: Path) -> None:
     model = decoder()
-    hf.export_hf(tmp_path / "out", model.config, model, TinyTokenizer(), generation={"temperature": 0.7})
+    hf.export_hf(
+        tmp_path / "out",
+        model.config,
+        model,
+        tiny_tokenizer(auto_map={"AutoTokenizer": "evil.py"}),
+        generation={"temperature": 0.7},
+    )
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer("w5 w7")["input_ids"] == [5, 7] and tokenizer.eos_token_id == 0
     assert tokenizer.model_max_length == S
@@ -434,8 +425,7 @@ def test_tokenizer_and_generation_config_load_in_transformers(tmp_path: Path) ->
 
 
 def test_a_tokenizer_too_large_for_the_model_is_refused(tmp_path: Path) -> None:
-    big = TinyTokenizer()
-    big.vocab_size = V + 1
+    big = tiny_tokenizer(V + 1)
     model = decoder()
     with pytest.raises(DataError, match="98 tokens and the model rows for 97"):
         hf.export_hf(tmp_path / "out", model.config, model, big)
@@ -459,9 +449,17 @@ FIELDS = [
     ("llama", {"hidden_size": True}, "hidden_size must be a whole number, not True"),
     ("llama", {"hidden_size": None}, "hidden_size is missing"),
     ("llama", {"num_key_value_heads": 3}, "kv_heads: 4 query heads cannot share 3"),
-    ("llama", {"vocab_size": 0}, "must be positive"),
-    ("llama", {"num_hidden_layers": 10**9}, "layers: input should be less than or equal to 1000"),
-    ("llama", {"max_position_embeddings": 10**12}, "missing"),
+    ("llama", {"vocab_size": 0}, "vocab_size is 0, not from 1"),
+    ("llama", {"vocab_size": 10**7}, "vocab_size is 10,000,000, and no side of a tensor is longer than 200"),
+    ("llama", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, not from 1 to 1,000"),
+    ("qwen3", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, not from 1 to 1,000"),
+    ("gpt2", {"n_layer": 10**9}, "n_layer is 1000000000, not from 1 to 1,000"),
+    ("llama", {"head_dim": 10**9}, "head_dim is 1000000000, not from 1"),
+    ("llama", {"head_dim": 10**6}, "head_width is 1,000,000, and no side of a tensor is longer than 200"),
+    ("llama", {"hidden_size": 10**6}, "width is 1,000,000, and no side"),
+    ("llama", {"hidden_size": 10**12 + 1}, "hidden_size is 1000000000001, not from 1"),
+    ("gemma2", {"intermediate_size": 10**7}, "ffn_width is 10,000,000, and no side"),
+    ("llama", {"max_position_embeddings": 10**12}, "max_position_embeddings is 1000000000000, not from 1"),
     ("llama", {"model_type": "mixtral"}, "'mixtral' is not one tilth can read. It reads llama, mistral"),
     ("mistral", {"layer_types": MIXED}, "layer_types is .* all alike"),
     ("qwen3", {"layer_types": ["full_attention"]}, "layer_types must name"),
@@ -479,7 +477,7 @@ def test_fields_not_understood_are_refused(name: str, change: dict, says: str, t
     if "rope_scaling" in change:
         fields.pop("rope_parameters")
     (tmp_path / "config.json").write_text(json.dumps({**fields, **change}))
-    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    save_file({name: torch.zeros(200) for name in "xyz"}, tmp_path / "model.safetensors")
     with pytest.raises(DataError, match=says) as caught:
         hf.import_hf(tmp_path)
     assert str(tmp_path) in caught.value.where
@@ -549,7 +547,7 @@ WEIGHTS = {
     "tensor absent": (_index(x="part.safetensors"), "no shard holds x"),
     "index damaged": (lambda p: _index()(p) or (p / "model.safetensors.index.json").write_text("{"), "damaged"),
     "no config": (lambda p: (p / "config.json").unlink(), "config.json: this file is missing"),
-    "config damaged": (lambda p: (p / "config.json").write_text("[1]"), "not a model description"),
+    "config damaged": (lambda p: (p / "config.json").write_text("[1]"), "should be a valid dictionary"),
 }
 
 

@@ -97,7 +97,7 @@ SPOILED = {
     "no json": (lambda p: (p / "model.json").unlink(), "model.json: this file is missing"),
     "no weights": (lambda p: (p / "model.safetensors").unlink(), "model.safetensors: this file is missing"),
     "half a json": (lambda p: (p / "model.json").write_text('{"use"'), "damaged"),
-    "a list": (lambda p: (p / "model.json").write_text("[]"), "not a model description"),
+    "a list": (lambda p: (p / "model.json").write_text("[]"), "should be a valid dictionary"),
     "truncated": (lambda p: (p / "model.safetensors").write_bytes(b"\x10" * 40), "not a whole safetensors file"),
     "flipped": (_flip, "checksum differs"),
     "unknown technique": (_edit(lambda d: d.update(use="decodr")), "Did you mean 'decoder'?"),

@@ -40,7 +40,8 @@ def tokenizer() -> Tokenizer:
         show_progress=False,
     )
     backend.train_from_iterator([TEXT], trainer)
-    return Tokenizer(backend.to_str(), {"bos_token": "<|sep|>", "eos_token": "<|sep|>"})
+    names = {"bos_token": "<|sep|>", "eos_token": "<|sep|>", "add_bos_token": True, "split_special_tokens": True}
+    return Tokenizer(backend.to_str(), names)
 
 
 @pytest.fixture(scope="session")

@@ -167,12 +167,12 @@ def test_replies_equal_those_without_cache_and_batch(make_speaker, knobs: dict, 
     """Ragged prompts, replies that end at different times, and more tokens than the model's sequence of 24."""
     speaker = make_speaker(sequence=24, **knobs)
     sampling = Sampling(temperature=temperature, seed=5, repetition_penalty=1.3)
+    how = {"temperature": temperature, "seed": 5, "repetition_penalty": 1.3, "heal": False}
     want = [plain_reply(speaker, p, 36, sampling, i) for i, p in enumerate(PROMPTS)]
-    got = speaker.generate(PROMPTS, 36, temperature=temperature, seed=5, repetition_penalty=1.3)
-    assert got == want
+    assert speaker.generate(PROMPTS, 36, **how) == want
     speaker.batch_tokens = 64
-    assert speaker.generate(PROMPTS, 36, temperature=temperature, seed=5, repetition_penalty=1.3) == want
-    assert "".join(speaker.stream(PROMPTS[0], 36, temperature=temperature, seed=5, repetition_penalty=1.3)) == want[0]
+    assert speaker.generate(PROMPTS, 36, **how) == want
+    assert "".join(speaker.stream(PROMPTS[0], 36, **how)) == want[0]
 
 
 def test_replies_depend_on_seed_and_place_only(make_speaker) -> None:

@@ -42,17 +42,17 @@ class Config(BaseConfig):
 
     layers: int = Field(ge=1, le=1000)
     """Blocks."""
-    width: int = Field(ge=1)
+    width: int = Field(ge=1, le=1 << 20)
     """Size D of the residual stream."""
-    heads: int = Field(ge=1)
+    heads: int = Field(ge=1, le=1 << 16)
     """Query heads."""
-    kv_heads: int | None = Field(None, ge=1)
+    kv_heads: int | None = Field(None, ge=1, le=1 << 16)
     """Key/value heads, a divisor of heads; null: as many as heads. 1: multi-query."""
-    head_width: int | None = Field(None, ge=1)
+    head_width: int | None = Field(None, ge=1, le=1 << 20)
     """Size E of a head; null: width / heads."""
     ffn: Literal["swiglu", "geglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
     """Feed-forward kind; swiglu and geglu are gated (geglu with the tanh form of GELU)."""
-    ffn_width: int | None = Field(None, ge=1)
+    ffn_width: int | None = Field(None, ge=1, le=1 << 24)
     """Hidden size; null: 8/3 width if gated, else 4 width, rounded up to a multiple of 64."""
     ffn_bias: bool = False
     """Biases in the feed-forward projections."""

@@ -44,20 +44,12 @@ def load_model(path: str | Path) -> Any:
     path = Path(path)
     where = str(path / "model.json")
     about = read_json(path / "model.json")
-    if not isinstance(about, dict):
-        raise DataError("this is not a model description.", where=where)
     sizes = {}
     for name in ("vocab_size", "max_sequence"):
         sizes[name] = about.pop(name, None)
         if not isinstance(sizes[name], int) or isinstance(sizes[name], bool):
             raise DataError(f"{name} must be a whole number, not {sizes[name]!r:.40}.", where=where)
     digest = about.pop("sha256", None)
-    try:
-        config = resolve("model", about)
-        with torch.device("meta"):  # shapes only; the file's tensors become the parameters
-            model = config.build(**sizes)  # type: ignore[attr-defined]
-    except RecipeError as err:
-        raise DataError(err.what, where=f"{where}: {err.where}", fix=err.fix) from None
     file = path / "model.safetensors"
     tensors = read_tensors(file)
     if file_hash(file) != digest:
@@ -66,8 +58,33 @@ def load_model(path: str | Path) -> Any:
             where=str(file),
             fix="Write the model again; the file was damaged or replaced.",
         )
+    try:
+        config: Any = resolve("model", about)
+        check_sizes(config, sizes["vocab_size"], tensors, where)
+        with torch.device("meta"):  # shapes only; the file's tensors become the parameters
+            model = config.build(**sizes)
+    except RecipeError as err:
+        raise DataError(err.what, where=f"{where}: {err.where}", fix=err.fix) from None
     fill(model, tensors, str(file))
     return model
+
+
+def check_sizes(config: Any, vocab_size: int, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Hold a decoder's sizes against the tensors there are, before anything of these sizes is made.
+
+    Raises DataError naming the size that no tensor has.
+    """
+    largest = max((side for t in tensors.values() for side in t.shape), default=0)
+    asked = {"vocab_size": vocab_size, "width": config.width, "heads": config.heads, "head_width": config.head_width_}
+    if config.feedforward is None:
+        asked["ffn_width"] = config.ffn_width_
+    for name, size in asked.items():
+        if size > largest:
+            what = f"{name} is {size:,}, and no side of a tensor is longer than {largest:,}"
+            raise DataError(f"{what}: these weights are of another model.", where=where)
+    if config.layers > len(tensors):
+        what = f"layers is {config.layers:,}, and there are {len(tensors):,} tensors"
+        raise DataError(f"{what}: these weights are of another model.", where=where)
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:

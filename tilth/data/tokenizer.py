@@ -64,6 +64,8 @@ class Tokenizer:
         self._config |= {"add_bos_token": self.begins, "split_special_tokens": not self.parses}
         self._config.setdefault("clean_up_tokenization_spaces", False)
         self._text = json.dumps(parsed, ensure_ascii=False)
+        self.parsed: Mapping[str, Any] = parsed
+        """tokenizer.json as plain data."""
         added = parsed.get("added_tokens") or []
         self.specials = tuple(t["content"] for t in added if t["special"] and t["content"])
         """Names of the special tokens."""
@@ -163,9 +165,9 @@ class Tokenizer:
         with _backend_faults(self._where, "this tokenizer failed to decode tokens"):
             return self._backend.decode([int(i) for i in ids], skip_special_tokens=not special)
 
-    def stream_decoder(self) -> StreamDecoder:
-        """A decoder for one stream of tokens."""
-        return StreamDecoder(self)
+    def stream_decoder(self, context: Sequence[int] = ()) -> StreamDecoder:
+        """A decoder for one stream of tokens that follow those of `context`."""
+        return StreamDecoder(self, context)
 
     # ---- special tokens ------------------------------------------------------------------------------------------
 
@@ -231,10 +233,10 @@ class StreamDecoder:
     before, because some decoders treat the first token of a text differently.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, context: Sequence[int]) -> None:
         self._tokenizer = tokenizer
-        self._context: list[int] = []
-        self._context_chars = 0
+        self._context = list(context)
+        self._context_chars = len(tokenizer.decode(self._context))
         self._pending: list[int] = []
 
     def push(self, token: int) -> str:

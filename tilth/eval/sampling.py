@@ -1,9 +1,10 @@
 """Choosing the next token: temperature and the usual cuts of the tail, with random numbers that belong to one reply.
 
-Temperature 0 takes the likeliest token. Otherwise, in this order: repetition penalty (Keskar et al. 2019,
-arXiv:1909.05858, section 4.1), temperature, top-k (Fan et al. 2018, arXiv:1805.04833), top-p (Holtzman et al. 2020,
-arXiv:1904.09751), min-p (Nguyen et al. 2024, arXiv:2407.01082). Token t of reply i is drawn with the number of the
-stream (seed, "generate", i, t), so a reply does not depend on which others share its batch.
+Temperature 0, and one so near to it that nothing else could be drawn, takes the likeliest token. Otherwise, in this
+order: repetition penalty (Keskar et al. 2019, arXiv:1909.05858, section 4.1), temperature, top-k (Fan et al. 2018,
+arXiv:1805.04833), top-p (Holtzman et al. 2020, arXiv:1904.09751), min-p (Nguyen et al. 2024, arXiv:2407.01082). Token t
+of reply i is drawn with the number of the stream (seed, "generate", i, t), so a reply does not depend on which others
+share its batch.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from torch import Tensor
 from tilth.core.config import Config
 from tilth.core.streams import stream
 
+GREEDY = 1e-5
+"""Temperatures below: of two logits that differ by 0.001, the larger is then e^100 times as likely."""
+
 
 class Sampling(Config):
     """How tokens are drawn. B rows, V vocabulary."""
@@ -29,7 +33,7 @@ class Sampling(Config):
     """Only the fewest likeliest tokens that together have probability p."""
     min_p: float | None = Field(None, ge=0, le=1)
     """Only tokens with at least this share of the likeliest one's probability."""
-    repetition_penalty: float = Field(1.0, gt=0)
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100)
     """Logits of tokens that already stand in the text are divided by it (multiplied if negative); 1: none."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the random numbers."""
@@ -40,8 +44,9 @@ class Sampling(Config):
         return self.repetition_penalty != 1
 
     def probabilities(self, logits: Tensor, seen: Sequence[Tensor]) -> Tensor:
-        """Logits [B, V] and each row's earlier tokens (int64 [n_b]) -> probabilities [B, V]; temperature > 0."""
-        logits = self._penalised(logits, seen) / self.temperature
+        """Logits [B, V] and each row's earlier tokens (int64 [n_b]) -> probabilities [B, V]; temperature >= GREEDY."""
+        logits = self._penalised(logits, seen)
+        logits = (logits - logits.amax(-1, keepdim=True)) / self.temperature  # 0 at most, so nothing overflows
         if self.top_k is not None and self.top_k < logits.shape[1]:
             logits = logits.masked_fill(logits < logits.topk(self.top_k).values[:, -1:], -torch.inf)
         p = logits.softmax(-1)
@@ -55,7 +60,7 @@ class Sampling(Config):
 
     def choose(self, logits: Tensor, seen: Sequence[Tensor], replies: Sequence[int], step: int) -> Tensor:
         """Next tokens int64 [B] for logits [B, V]: token number `step` of the replies with these numbers."""
-        if self.temperature == 0:
+        if self.temperature < GREEDY:
             return self._penalised(logits, seen).argmax(-1)
         total = self.probabilities(logits, seen).cpu().double().cumsum(-1)  # not every device has float64
         u = torch.tensor([stream(self.seed, "generate", i, step).random() for i in replies], dtype=torch.float64)

@@ -1,8 +1,10 @@
 """A speaker: a model and its tokenizer together, so that text can be scored and continued.
 
 Texts are scored as in training: a document starts behind the begin token (or the end token where there is only that
-one), and the end of a document is not scored. Rows of a batch are padded on the right, where causal attention does not
-look, so neither the batch nor its padding changes a result (beyond the rounding of differently shaped products).
+one), and the end of a document is not scored. A part of a text has the begin token before it where the tokenizer's
+texts begin with it. A prompt that ends in white space is continued as such text was tokenized in training (`healing`).
+Rows of a batch are padded on the right, where causal attention does not look, so neither the batch nor its padding
+changes a result (beyond the rounding of differently shaped products).
 
 Shape letters: B batch, T time, D width, V vocabulary.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tilth.arch.hf.reading import end_tokens
 from tilth.core.config import validate
 from tilth.core.errors import DataError
 from tilth.data.tokenizer import Tokenizer
 
+from .healing import Healer
 from .sampling import Sampling
 
+_CONTEXT = 8
+"""Tokens of a prompt behind which a reply is decoded: a first token alone may lose its space."""
 LOGIT_BYTES = 64 << 20
 """Size of the logits held at once while scoring."""
 
@@ -72,11 +79,13 @@ class Speaker:
         batch_tokens: int = 8192,
         stride: int | None = None,
         generation: Mapping[str, Any] | None = None,
+        dtype: str = "float32",
     ) -> None:
         """`batch_tokens`: tokens per forward pass. `stride`: tokens scored per window of a text longer than the
         model's sequence (None: half the sequence); smaller gives more context and costs more.
 
-        `generation`: fields of the generation_config.json the model came with, which an export hands on.
+        `generation`: fields of the generation_config.json the model came with, which an export hands on; its end
+        tokens end replies. `dtype`: what an export is written as unless it is asked for another.
         Raises DataError if the tokenizer has more tokens than the model.
         """
         if tokenizer.vocab_size > model.vocab_size:
@@ -86,7 +95,7 @@ class Speaker:
                 fix="Use the tokenizer the model was trained with.",
             )
         self.model, self.tokenizer = model, tokenizer
-        self.batch_tokens, self.generation = batch_tokens, generation
+        self.batch_tokens, self.generation, self.dtype = batch_tokens, generation, dtype
         self.stride = max(1, model.max_sequence // 2) if stride is None else stride
         if not 1 <= self.stride <= model.max_sequence:
             raise DataError(
@@ -94,6 +103,8 @@ class Speaker:
                 where="stride",
             )
         self._start = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+        self.ends = frozenset(end_tokens(tokenizer.eos_id, generation))
+        """Tokens that end a reply."""
 
     @property
     def num_parameters(self) -> int:
@@ -136,7 +147,7 @@ class Speaker:
         for context, whole, text in zip(contexts, wholes, texts, strict=True):
             if not np.array_equal(whole[: len(context)], context):
                 whole = np.concatenate([context, text])
-            before = self._before(empty=len(context) == 0)
+            before = self._before(context)
             sequences.append(np.concatenate([before, whole]).astype(np.int64))
             first.append(len(before) + len(context))
         return self.score(sequences, first)
@@ -147,7 +158,7 @@ class Speaker:
 
     def documents(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids int64 of each text behind the token that starts a document."""
-        before = self._before(empty=True)
+        before = self._before([])
         return [np.concatenate([before, ids]).astype(np.int64) for ids in self.tokenizer.encode_batch(texts)]
 
     def score(self, sequences: Sequence[np.ndarray], first: Sequence[int], stride: int | None = None) -> list[Score]:
@@ -197,31 +208,39 @@ class Speaker:
     # ---- writing -------------------------------------------------------------------------------------------------
 
     def generate(
-        self, prompts: Sequence[str], max_tokens: int = 128, *, stop: Sequence[str] = (), **sampling: Any
+        self,
+        prompts: Sequence[str],
+        max_tokens: int = 128,
+        *,
+        stop: Sequence[str] = (),
+        heal: bool = True,
+        **sampling: Any,
     ) -> list[str]:
-        """Continuations of prompts (without the prompts), each until its end token, a `stop` text or `max_tokens`.
+        """Continuations of prompts (without the prompts), each until an end token, a `stop` text or `max_tokens`.
 
         `sampling` are the fields of `Sampling`: temperature (0: greedy), top_k, top_p, min_p, repetition_penalty, seed.
-        Reply i depends on (seed, i) and its prompt, not on the other prompts. When the model's sequence is full, the
-        older half of the text is forgotten. Raises DataError for a prompt longer than the model's sequence.
+        `heal`: write the tokens of white space at a prompt's end anew, see `healing`. Reply i depends on (seed, i) and
+        its prompt, not on the other prompts. When the model's sequence is full, the older half of the text is
+        forgotten. Raises DataError for a prompt longer than the model's sequence.
         """
         settings = validate(Sampling, sampling, "generate")
-        replies = [_Reply(i, self._prompt(p), self.tokenizer, stop) for i, p in enumerate(prompts)]
-        longest = max((min(self.max_sequence, len(r.ids) + max_tokens) for r in replies), default=1)
+        replies = [self._reply(i, prompt, max_tokens, stop, heal) for i, prompt in enumerate(prompts)]
+        longest = max((min(self.max_sequence, len(r.ids) + r.most) for r in replies), default=1)
         rows = max(1, self.batch_tokens // longest)
         for at in range(0, len(replies), rows):
-            for _ in self._write(replies[at : at + rows], max_tokens, settings):
+            for _ in self._write(replies[at : at + rows], settings):
                 pass
         return [r.text for r in replies]
 
-    def stream(self, prompt: str, max_tokens: int = 128, *, stop: Sequence[str] = (), **sampling: Any) -> Iterator[str]:
+    def stream(
+        self, prompt: str, max_tokens: int = 128, *, stop: Sequence[str] = (), heal: bool = True, **sampling: Any
+    ) -> Iterator[str]:
         """`generate` for one prompt, piece by piece; no piece ends inside a character or holds a part of `stop`."""
         settings = validate(Sampling, sampling, "stream")
-        reply = _Reply(0, self._prompt(prompt), self.tokenizer, stop)
-        return self._pieces(reply, max_tokens, settings)
+        return self._pieces(self._reply(0, prompt, max_tokens, stop, heal), settings)
 
-    def _pieces(self, reply: _Reply, max_tokens: int, sampling: Sampling) -> Iterator[str]:
-        for _ in self._write([reply], max_tokens, sampling):
+    def _pieces(self, reply: _Reply, sampling: Sampling) -> Iterator[str]:
+        for _ in self._write([reply], sampling):
             if piece := reply.take():
                 yield piece
         if piece := reply.take():
@@ -236,30 +255,36 @@ class Speaker:
             ids = self.tokenizer.encode(text)
         return text, tokens - len(ids)
 
-    def _prompt(self, prompt: str) -> list[int]:
+    def _reply(self, number: int, prompt: str, max_tokens: int, stop: Sequence[str], heal: bool) -> _Reply:
+        """An empty reply to a prompt."""
         ids = self.tokenizer.encode(prompt)
-        ids = [*self._before(empty=not ids).tolist(), *ids]
-        if len(ids) > self.max_sequence:
+        length = len(self._before(ids)) + len(ids)
+        if length > self.max_sequence:
             raise DataError(
-                f"the prompt has {len(ids)} tokens and the model reads at most {self.max_sequence}.",
+                f"the prompt has {length} tokens and the model reads at most {self.max_sequence}.",
                 where="prompt",
                 fix="Shorten it; its last part counts most.",
             )
-        return ids
+        kept = ids[: len(ids) - self._healer.cut(ids)] if heal and max_tokens else ids
+        before = self._before(kept).tolist()
+        return _Reply(number, [*before, *kept], ids[len(kept) :], self, max_tokens, stop)
 
-    def _write(self, replies: list[_Reply], max_tokens: int, sampling: Sampling) -> Iterator[None]:
+    @cached_property
+    def _healer(self) -> Healer:
+        return Healer(self.tokenizer)
+
+    def _write(self, replies: list[_Reply], sampling: Sampling) -> Iterator[None]:
         """Let replies grow together by one token per turn until all are finished."""
         cache, active = None, list(replies)
-        for step in range(max_tokens):
+        most = max((reply.most for reply in replies), default=0)
+        for step in range(most):
             with self._quiet():
                 if cache is None or cache.end == cache.capacity:
-                    cache, hidden = self._read(active, max_tokens - step)
+                    cache, hidden = self._read(active, most - step)
                 else:
                     last = torch.tensor([[r.ids[-1]] for r in active], device=self._device)
                     hidden = self.model.hidden(last, cache=cache)[:, 0]
-                logits = self.model.logits(hidden)[
-                    :, : self.tokenizer.vocab_size
-                ]  # rows beyond are padding of the matrix
+                logits = self._masked(self.model.logits(hidden), active)
                 seen = [torch.tensor(r.ids, device=self._device) for r in active] if sampling.needs_seen else []
                 chosen = sampling.choose(logits, seen, [r.number for r in active], step).tolist()
             for reply, token in zip(active, chosen, strict=True):
@@ -271,8 +296,18 @@ class Speaker:
             if len(going) < len(active):
                 active = [active[b] for b in going]
                 cache.select(torch.tensor(going, device=self._device))
-        for reply in active:
-            reply.finish()
+
+    def _masked(self, logits: Tensor, active: list[_Reply]) -> Tensor:
+        """Logits [B, V] of the tokens that may come: rows beyond the vocabulary are padding of the matrix, and a reply
+        that has to begin with some text begins with it."""
+        logits = logits[:, : self.tokenizer.vocab_size]
+        for row, reply in enumerate(active):
+            if reply.left:
+                allowed = torch.tensor(self._healer.allowed(reply.left), device=logits.device)
+                only = torch.full_like(logits[row], -torch.inf)
+                only[allowed] = logits[row, allowed]
+                logits = torch.cat([logits[:row], only[None], logits[row + 1 :]])
+        return logits
 
     def _read(self, active: list[_Reply], more: int) -> tuple[Any, Tensor]:
         """A new cache holding each reply's tokens, and the hidden states [B, D] of their last ones."""
@@ -290,8 +325,11 @@ class Speaker:
 
     # ---- the rest ------------------------------------------------------------------------------------------------
 
-    def export(self, dir: str | Path, format: str = "auto", *, force: bool = False) -> Any:
-        """Write a Hugging Face directory and compare its logits; see `tilth.arch.hf.export_hf`."""
+    def export(self, dir: str | Path, format: str = "auto", *, dtype: str | None = None, force: bool = False) -> Any:
+        """Write a Hugging Face directory and compare its logits and token ids; see `tilth.arch.hf.export_hf`.
+
+        dtype None: the one the model came in.
+        """
         from tilth.arch import hf
 
         return hf.export_hf(
@@ -300,6 +338,7 @@ class Speaker:
             self.model,
             self.tokenizer,
             format=format,
+            dtype=self.dtype if dtype is None else dtype,
             generation=self.generation,
             force=force,
         )
@@ -321,33 +360,56 @@ class Speaker:
             if was:
                 self.model.train()
 
-    def _before(self, empty: bool) -> np.ndarray:
-        """What is put before a text: the begin token; without one, the end token if there is nothing else to go by."""
-        token = self._start if empty else self.tokenizer.bos_id
-        if token is None and empty:
+    def _before(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """What is put before the tokens of a text: the begin token, if texts begin with it and it does not stand there;
+        before an empty one what starts a document."""
+        if len(ids):
+            begins = self.tokenizer.begins and int(ids[0]) != self.tokenizer.bos_id
+            return np.array([self.tokenizer.bos_id] if begins else [], np.int64)
+        if self._start is None:
             raise DataError(
                 "this tokenizer has neither a begin nor an end token, so nothing stands before a text's first token.",
                 where="tokenizer",
                 fix="Name one as bos_token or eos_token in tokenizer_config.json.",
             )
-        return np.array([] if token is None else [token], np.int64)
+        return np.array([self._start], np.int64)
 
 
 class _Reply:
     """One continuation while it is written."""
 
-    def __init__(self, number: int, prompt: list[int], tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(
+        self,
+        number: int,
+        prompt: list[int],
+        cut: list[int],
+        speaker: Speaker,
+        max_tokens: int,
+        stop: Sequence[str],
+    ) -> None:
+        """`cut`: the prompt's last tokens, which are to be written anew; their text is no part of the reply."""
         self.number, self.ids, self.start, self.done, self.text = number, list(prompt), 0, False, ""
-        self._decoder, self._eos, self._stop = tokenizer.stream_decoder(), tokenizer.eos_id, [s for s in stop if s]
-        self._taken = 0
+        self.most = max_tokens + len(cut)
+        """Tokens it may have, those that were cut among them."""
+        self._healer, self._ends, self._stop = speaker._healer, speaker.ends, [s for s in stop if s]
+        self.left = self._healer.spell(cut)
+        """Bytes it still has to begin with."""
+        context, decode = prompt[-_CONTEXT:], speaker.tokenizer.decode
+        self._decoder = speaker.tokenizer.stream_decoder(context)
+        self._skip = len(decode([*context, *cut])) - len(decode(context))
+        self._written = self._taken = 0
 
     def push(self, token: int) -> None:
         """The next token; an end token or a stop text finishes the reply and is no part of it."""
-        if token == self._eos:
+        if token in self._ends:
             self.finish()
             return
         self.ids.append(token)
+        self._written += 1
+        self.left = self._healer.left(self.left, token) if self.left else b""
         self._grow(self._decoder.push(token))
+        if self._written >= self.most:
+            self.finish()
 
     def finish(self) -> None:
         """No more tokens will come."""
@@ -364,7 +426,8 @@ class _Reply:
         return piece
 
     def _grow(self, piece: str) -> None:
-        self.text += piece
+        self.text += piece[self._skip :]
+        self._skip -= min(self._skip, len(piece))
         found = [at for s in self._stop if (at := self.text.find(s)) >= 0]
         if found:
             self.text, self.done = self.text[: min(found)], True

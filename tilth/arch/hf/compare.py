@@ -149,7 +149,7 @@ def trace_ours(model: Decoder, ids: Tensor) -> Trace:
 def _trace_transformers(path: Path, ids: Tensor, layers: int) -> tuple[str, Trace]:
     import transformers
 
-    with _quiet(transformers):
+    with quiet(transformers):
         try:
             theirs = transformers.AutoModelForCausalLM.from_pretrained(
                 path, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False, local_files_only=True
@@ -192,7 +192,7 @@ def _rounded(model: Decoder, dtype: torch.dtype) -> Decoder:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """No progress bars and warnings of transformers while we use it."""
     log = transformers.utils.logging
     level, bar = log.get_verbosity(), log.is_progress_bar_enabled()

@@ -19,6 +19,7 @@ from tilth.core.errors import DataError, RecipeError
 
 from .fields import Fields
 
+MOST_LAYERS = 1000
 _GATED = {"silu": "swiglu", "swish": "swiglu", "gelu_pytorch_tanh": "geglu"}
 _PLAIN = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 _WORD = {"swiglu": "silu", "geglu": "gelu_pytorch_tanh", "gelu": "gelu", "gelu_tanh": "gelu_new", "relu2": "relu2"}
@@ -207,15 +208,15 @@ def read_common(
     fields: Fields, *, kv_heads: int | None = None, eps: float = 1e-6, tied: bool = False
 ) -> dict[str, Any]:
     """Sizes, norm, feed-forward kind, rotary positions."""
-    width, heads = fields.take("hidden_size", int), fields.take("num_attention_heads", int)
-    head_width = fields.take("head_dim", int, None)
+    width, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    head_width = fields.size("head_dim", None)
     return {
-        "layers": fields.take("num_hidden_layers", int),
+        "layers": fields.size("num_hidden_layers", most=MOST_LAYERS),
         "width": width,
         "heads": heads,
         "kv_heads": fields.take("num_key_value_heads", int, kv_heads, null=None),
         "head_width": None if head_width is not None and head_width * heads == width else head_width,
-        "ffn_width": fields.take("intermediate_size", int),
+        "ffn_width": fields.size("intermediate_size"),
         "ffn": fields.choose("hidden_act", _GATED, "silu"),
         "norm_eps": fields.take("rms_norm_eps", float, eps),
         "tied": fields.take("tie_word_embeddings", bool, tied),
@@ -246,7 +247,7 @@ def write_common(c: Config, max_sequence: int) -> dict[str, Any]:
 
 def read_windows(fields: Fields, window: int | None, slides: Callable[[int], bool]) -> dict[str, Any]:
     """`layer_types` if given, else `slides(layer)`; the shortest pattern that says the same."""
-    layers = fields.take("num_hidden_layers", int)
+    layers = fields.size("num_hidden_layers", most=MOST_LAYERS)
     words = {"sliding_attention": "S", "full_attention": "F"}
     types = fields.take("layer_types", list, None)
     if types is None:
@@ -334,7 +335,7 @@ def _write_qwen2(c: Config, max_sequence: int) -> dict[str, Any]:
 def _read_qwen3(f: Fields) -> dict[str, Any]:
     bias = _bias(f.take("attention_bias", bool, False))
     common = read_common(f, kv_heads=32)
-    common["head_width"] = f.take("head_dim", int, 128)
+    common["head_width"] = f.size("head_dim", 128)
     return common | {"qk_norm": "head", "attention_bias": bias} | _read_qwen_windows(f)
 
 
@@ -351,7 +352,7 @@ def _read_gemma2(f: Fields) -> dict[str, Any]:
         common
         | {
             "ffn": f.choose("hidden_activation", _GATED, "gelu_pytorch_tanh"),
-            "head_width": f.take("head_dim", int, 256),
+            "head_width": f.size("head_dim", 256),
             "attention_bias": _bias(f.take("attention_bias", bool, False)),
             "attention_scale": f.take("query_pre_attn_scalar", float, 256.0) ** -0.5,
             "attention_softcap": f.take("attn_logit_softcapping", float, 50.0, null=None),
@@ -397,13 +398,13 @@ def _read_gpt2(f: Fields) -> dict[str, Any]:
     f.need("scale_attn_weights", bool, True, "tilth always scales scores")
     f.need("scale_attn_by_inverse_layer_idx", bool, False, "tilth scales all layers alike")
     f.need("add_cross_attention", bool, False, "tilth's decoder has no encoder")
-    width = f.take("n_embd", int, 768)
+    width = f.size("n_embd", 768)
     f.take("n_positions", int, 1024)
     return {
-        "layers": f.take("n_layer", int, 12),
+        "layers": f.size("n_layer", 12, most=MOST_LAYERS),
         "width": width,
-        "heads": f.take("n_head", int, 12),
-        "ffn_width": f.take("n_inner", int, 4 * width),
+        "heads": f.size("n_head", 12),
+        "ffn_width": f.size("n_inner", 4 * width),
         "ffn": f.choose("activation_function", _PLAIN, "gelu_new"),
         "ffn_bias": True,
         "attention_bias": "all",

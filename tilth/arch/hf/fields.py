@@ -53,6 +53,13 @@ class Fields:
             self.refuse(name, f"must be {_NAMES[kind]}, not {value!r:.60}")
         return float(value) if kind is float else value
 
+    def size(self, name: str, *default: Any, most: int = 1 << 24) -> Any:
+        """A whole number from 1 to `most`, refused before anything is made that long."""
+        value = self.take(name, int, *default)
+        if value is not None and not 1 <= value <= most:
+            self.refuse(name, f"is {value}, not from 1 to {most:,}")
+        return value
+
     def need(self, name: str, kind: type, only: Any, because: str) -> None:
         """Refuse the field unless it is absent, null or `only`."""
         value = self.take(name, kind, only)

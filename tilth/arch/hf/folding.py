@@ -1,8 +1,8 @@
 """A model written with plain parts: what training needed and use does not is multiplied into the matrices around it.
 
 One gain for all channels becomes a gain for each; projections around the embedding and frozen rows become tables; a
-feed-forward technique that the decoder itself has becomes its knob. Logits stay equal to rounding. What has no plain
-form stays, and the export says so.
+feed-forward technique that the decoder itself has becomes its knob; a bias that is missing beside others is one of
+zeros. Logits stay equal to rounding. What has no plain form stays, and the export says so.
 """
 
 from __future__ import annotations
@@ -29,10 +29,16 @@ def plain_config(config: Config) -> Config:
     return config.model_copy(update=change) if change else config
 
 
-def plain_model(model: Decoder) -> Decoder:
-    """The model itself, or one of plain parts with equal logits."""
-    config = plain_config(model.config)
-    if config is model.config:
+def with_output_bias(config: Config) -> Config:
+    """The configuration with a bias in every attention projection, of zeros where there was none; itself if that would
+    be other than one beside those of queries, keys and values."""
+    return config.model_copy(update={"attention_bias": "all"}) if config.attention_bias == "qkv" else config
+
+
+def plain_model(model: Decoder, config: Config | None = None) -> Decoder:
+    """The model itself, or one of plain parts (None: those of `plain_config`) with equal logits."""
+    config = plain_config(model.config) if config is None else config
+    if config == model.config:
         return model
     with torch.device("meta"):
         folded = config.build(model.vocab_size, model.max_sequence)
@@ -44,7 +50,7 @@ def plain_model(model: Decoder) -> Decoder:
             tensors["embedding.weight"], tensors["output.weight"] = tables
         kept = {}
         for name, p in folded.named_parameters():
-            tensor = tensors[name]
+            tensor = tensors[name] if name in tensors else torch.zeros(p.shape)  # a bias there was not
             kept[name] = (tensor if tensor.shape == p.shape else tensor.expand(p.shape)).float().contiguous().clone()
     fill(folded, kept, "model")
     return folded.to_compute(model.compute_dtype)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +12,15 @@ from torch import Tensor
 
 from tilth.arch.backbone import Decoder
 from tilth.arch.decoder import Config
-from tilth.arch.io import fill, read_tensors
+from tilth.arch.io import check_sizes, fill, read_tensors
 from tilth.core.errors import DataError
 from tilth.core.rundir import named_inside, read_json
 
 from .families import FAMILIES, Family
 from .fields import Fields
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""What weights can be written as."""
 
 
 class Imported(NamedTuple):
@@ -26,6 +30,8 @@ class Imported(NamedTuple):
     model: Decoder
     tokenizer: Path
     """Directory that holds tokenizer.json and tokenizer_config.json."""
+    dtype: str
+    """What the weights are stored as: float32, bfloat16 or float16."""
 
 
 def import_hf(path: str | Path, ignore: Iterable[str] = ()) -> Imported:
@@ -36,18 +42,20 @@ def import_hf(path: str | Path, ignore: Iterable[str] = ()) -> Imported:
     """
     path = Path(path)
     family, config, vocab_size, max_sequence = read_config(path, ignore)
+    weights = _read_weights(path)
+    check_sizes(config, vocab_size, weights, str(path / "config.json"))
+    dtypes = Counter(str(t.dtype).removeprefix("torch.") for t in weights.values())
+    stored = next((name for name, _ in dtypes.most_common() if name in DTYPES), "float32")
     with torch.device("meta"):  # shapes only; the file's tensors become the parameters
         model = config.build(vocab_size, max_sequence)
-    fill(model, _ours(family, model, _read_weights(path), path), str(path))
-    return Imported(config, model, path)
+    fill(model, _ours(family, model, weights, path), str(path))
+    return Imported(config, model, path, stored)
 
 
 def read_config(path: Path, ignore: Iterable[str] = ()) -> tuple[Family, Config, int, int]:
     """config.json -> (family, decoder, vocab_size, max_sequence)."""
     where = str(path / "config.json")
-    data = read_json(path / "config.json")
-    if not isinstance(data, dict):
-        raise DataError("this is not a model description.", where=where)
+    data = read_json(path / "config.json", finite=False)
     family = FAMILIES.get(str(data.get("model_type")))
     if family is None:
         raise DataError(
@@ -57,21 +65,24 @@ def read_config(path: Path, ignore: Iterable[str] = ()) -> tuple[Family, Config,
         )
     fields = Fields(data, where)
     config = family.config(fields)
-    vocab_size = fields.take("vocab_size", int)
-    max_sequence = fields.take(family.sequence, int)
+    vocab_size = fields.size("vocab_size")
+    max_sequence = fields.size(family.sequence, most=1 << 32)
     fields.finish(frozenset(ignore))
-    if vocab_size < 1 or max_sequence < 1:
-        raise DataError("vocab_size and the sequence length must be positive.", where=where)
     return family, config, vocab_size, max_sequence
 
 
 def generation_config(path: str | Path) -> dict[str, Any]:
-    """generation_config.json as plain data; {} if there is none."""
-    file = Path(path) / "generation_config.json"
-    data = read_json(file) if file.exists() else {}
-    if not isinstance(data, dict):
-        raise DataError("this must hold a JSON object.", where=str(file))
-    return data
+    """generation_config.json as plain data, with the ids of special tokens that only config.json has."""
+    about = read_json(Path(path) / "config.json", missing={}, finite=False)
+    ids = {k: about[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id") if about.get(k) is not None}
+    return ids | read_json(Path(path) / "generation_config.json", missing={}, finite=False)
+
+
+def end_tokens(eos_id: int | None, generation: Mapping[str, Any] | None) -> list[int]:
+    """Every token that ends a reply: the tokenizer's, then those of a generation_config.json (one, or a list)."""
+    named = (generation or {}).get("eos_token_id")
+    several = named if isinstance(named, list) else [named]
+    return list(dict.fromkeys(i for i in (eos_id, *several) if type(i) is int and i >= 0))
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -58,14 +58,14 @@ class Encoder:
         lossless = not nfc and (parsed.get("decoder") or {}).get("type") == "ByteLevel"
         self._decode = backend.decode if lossless else None
         self._classes = _classes(nfc)  # read by the compiled side as long as this lives
-        vocab, alphabet = parsed["model"]["vocab"], _alphabet()
-        byte_ids = np.array([vocab[alphabet[b]] for b in range(256)], np.uint32)
+        vocab, letters = parsed["model"]["vocab"], alphabet()
+        byte_ids = np.array([vocab[letters[b]] for b in range(256)], np.uint32)
         pairs = (m if isinstance(m, list) else m.split(" ") for m in parsed["model"]["merges"])
         merges = np.array([(vocab[a], vocab[b], vocab[a + b]) for a, b in pairs], np.uint32).reshape(-1, 3)
         words = Texts(np.zeros(1, np.uint8), np.zeros(1, np.int64))
         word_ids = np.zeros(0, np.uint32)
         if ignore := bool(parsed["model"].get("ignore_merges")):
-            of = {c: b for b, c in enumerate(alphabet)}
+            of = {c: b for b, c in enumerate(letters)}
             whole = {bytes(of[c] for c in w): i for w, i in vocab.items() if w and all(c in of for c in w)}
             words, word_ids = _joined(list(whole)), np.fromiter(whole.values(), np.uint32, len(whole))
         make = (ctypes.c_int(x) for x in (cut.gpt2, cut.digits, ignore))
@@ -94,7 +94,7 @@ class Encoder:
         found, added = expression(parsed), parsed.get("added_tokens") or []
         known = (
             found is not None
-            and all(c in parsed["model"]["vocab"] for c in _alphabet())
+            and all(c in parsed["model"]["vocab"] for c in alphabet())
             and _normalizers(parsed) in ([], ["NFC"])
             and not any(t.get(flag) for t in added if not t["special"] for flag in ("single_word", "lstrip", "rstrip"))
             and all(t["content"].isascii() for t in added)
@@ -193,7 +193,7 @@ def _joined(texts: list[bytes]) -> Texts:
 
 
 @functools.cache
-def _alphabet() -> list[str]:
+def alphabet() -> list[str]:
     """The printable character that stands for each byte in byte-level vocabularies (Radford et al. 2019)."""
     shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     more = itertools.count(0x100)
