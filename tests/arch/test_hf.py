@@ -458,7 +458,7 @@ FIELDS = [
     ("llama", {"head_dim": 10**6}, "head_width is 1,000,000, and no side of a tensor is longer than 200"),
     ("llama", {"hidden_size": 10**6}, "width is 1,000,000, and no side"),
     ("llama", {"hidden_size": 10**12 + 1}, "hidden_size is 1000000000001, not from 1"),
-    ("gemma2", {"intermediate_size": 10**7}, "ffn_width is 10,000,000, and no side"),
+    ("gemma2", {"intermediate_size": 10**7, "head_dim": 12}, "ffn_width is 10,000,000, and no side"),
     ("llama", {"max_position_embeddings": 10**12}, "max_position_embeddings is 1000000000000, not from 1"),
     ("llama", {"model_type": "mixtral"}, "'mixtral' is not one tilth can read. It reads llama, mistral"),
     ("mistral", {"layer_types": MIXED}, "layer_types is .* all alike"),
