@@ -209,18 +209,21 @@ def export(
     run: RunPath,
     hf_dir: Annotated[Path, typer.Argument(help="New Hugging Face directory.")],
     format: Annotated[str, typer.Option(help="llama, mistral, qwen2, qwen3, gemma2, olmo2, gpt2 or auto.")] = "auto",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; by default as an import was stored.")
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write beside other files of that directory; they stay.")
     ] = False,
     json_output: Json = False,
 ) -> Any:
-    """Write a model as a Hugging Face directory and compare the logits."""
+    """Write a model as a Hugging Face directory and compare logits and token ids."""
     from tilth import job
 
-    said = job.load(run).export(hf_dir, format=format, force=force)
+    said = job.load(run).export(hf_dir, format=format, dtype=dtype, force=force)
     if not json_output:
         print(f"{hf_dir}: {said}")
-    return {"path": str(hf_dir), "parity": str(said)}
+    return said.to_dict() | {"path": str(hf_dir), "parity": str(said)}
 
 
 @verb("list")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache as cached
 from functools import cached_property
@@ -22,7 +22,7 @@ import yaml
 
 from tilth.arch import hf, io
 from tilth.arch.weights.common import foldable, load_dense_state, to_dense_state
-from tilth.core import machine
+from tilth.core import device, machine
 from tilth.core import recipe as recipes
 from tilth.core.clock import Clock
 from tilth.core.config import validate
@@ -52,6 +52,8 @@ from tilth.train.plan import Plan, plan, remember, shape
 from tilth.train.session import Session, Setting
 
 GENERATION = "generation_config.json"
+ORIGIN = "origin.json"
+"""How an imported model was stored: {"dtype"}. Both go along to what is trained from it."""
 STDLIB = {
     "sources": {"code": {"use": "stdlib", "part": "code"}, "prose": {"use": "stdlib", "part": "prose"}},
     "curate": [{"use": "rules"}, {"use": "exact"}, {"use": "near"}],
@@ -149,18 +151,28 @@ def make_plan(
 
 
 def load(path: str | Path) -> Speaker:
-    """A speaker from a run directory or a Hugging Face directory. Raises DataError for anything else."""
-    path = Path(path)
+    """A speaker from a run directory or a Hugging Face directory, on the device at hand. Raises DataError for anything
+    else."""
+    speaker = _read(Path(path))
+    speaker.model.to(device.at_hand())
+    return speaker
+
+
+def _read(path: Path) -> Speaker:
+    """The same in the machine's memory."""
     refuse_other_run(path, "training run")
     if (path / "model" / "model.json").is_file():
         _check_files(path)
-        generation = read_json(path / GENERATION, missing=None)
-        return Speaker(io.load_model(path / "model"), Tokenizer.load(path / "tokenizer"), generation=generation)
+        dtype = read_json(path / ORIGIN, missing={}).get("dtype", "float32")
+        generation = read_json(path / GENERATION, missing=None, finite=False)
+        model, tokenizer = io.load_model(path / "model"), Tokenizer.load(path / "tokenizer")
+        return Speaker(model, tokenizer, generation=generation, dtype=dtype)
     if (path / "config.json").is_file():
         changed = f"Export the model again. If the change was meant, remove {path / LIST}."
         Manifest(path).check(fix=changed)
-        _, model, tokenizer_dir = hf.import_hf(path)
-        return Speaker(model, Tokenizer.load(tokenizer_dir), generation=hf.generation_config(path))
+        brought = hf.import_hf(path)
+        tokenizer, generation = Tokenizer.load(brought.tokenizer), hf.generation_config(path)
+        return Speaker(brought.model, tokenizer, generation=generation, dtype=brought.dtype)
     if (path / "recipe.yaml").is_file():
         raise DataError("this run has no finished model yet.", where=str(path), fix="`tilth run` it to its end first.")
     raise DataError(
@@ -174,7 +186,7 @@ def _check_files(run: Path) -> None:
     are compared with model.json when they are read."""
     again = run / "recipe.yaml"
     fix = f"`tilth run {again} --run {run}` tells what helps." if again.exists() else "Import the model again."
-    Manifest(run).check(lambda n: n in ("model/model.json", GENERATION) or n.startswith("tokenizer/"), fix)
+    Manifest(run).check(lambda n: n in ("model/model.json", GENERATION, ORIGIN) or n.startswith("tokenizer/"), fix)
 
 
 def prepare(recipe: Recipe, cache: Path, say: Any) -> Prepared:
@@ -238,7 +250,7 @@ def import_hf(hf_dir: str | Path, run_dir: str | Path, ignore: Sequence[str] = (
     target = RunDir(run_dir)
     if target.path.exists():
         raise RunInUse("there is something in this place already.", where=str(target.path), fix="Name a new one.")
-    config, model, tokenizer_dir = hf.import_hf(Path(hf_dir), ignore=tuple(ignore))
+    config, model, tokenizer_dir, dtype = hf.import_hf(Path(hf_dir), ignore=tuple(ignore))
     tokenizer = Tokenizer.load(tokenizer_dir)
     Speaker(model, tokenizer)  # refuses a tokenizer that does not fit
     path = str(target.path.resolve())
@@ -247,6 +259,7 @@ def import_hf(hf_dir: str | Path, run_dir: str | Path, ignore: Sequence[str] = (
         tokenizer.save(aside / "tokenizer")
         io.save_model(aside / "model", config, model, model.vocab_size, model.max_sequence)
         write_json(aside / GENERATION, hf.generation_config(hf_dir))
+        write_json(aside / ORIGIN, {"dtype": dtype})
         write_whole(aside / "base.yaml", yaml.safe_dump(base, sort_keys=False))
         seal(aside)
     total = config.num_parameters(model.vocab_size, model.max_sequence)["total"]
@@ -260,6 +273,10 @@ class Start:
     vocab_size: int
     max_sequence: int
     weights: str | None = None
+    generation: Mapping[str, Any] | None = None
+    """Fields of the generation_config.json that came with these weights."""
+    dtype: str = "float32"
+    """What they were stored as."""
 
 
 def start_of(recipe: Recipe, tokenizer: Tokenizer) -> Start:
@@ -268,8 +285,8 @@ def start_of(recipe: Recipe, tokenizer: Tokenizer) -> Start:
     extra = max(getattr(stage.objective, "extra_tokens", 0) for stage in recipe.stages)
     if recipe.init is None:
         return Start(tokenizer.vocab_size + extra, longest)
-    source = load(recipe.init)
-    if source.tokenizer.fingerprint != tokenizer.fingerprint:
+    source = _read(Path(recipe.init))
+    if source.tokenizer.vocabulary != tokenizer.vocabulary:
         brought = Path(recipe.init) / "tokenizer"
         path = brought if brought.is_dir() else recipe.init
         raise RecipeError(
@@ -300,6 +317,8 @@ def start_of(recipe: Recipe, tokenizer: Tokenizer) -> Start:
         max(source.model.vocab_size, tokenizer.vocab_size + extra),
         max(has, longest),
         content_hash([file_hash(f) for f in files]),
+        source.generation,
+        source.dtype,
     )
 
 
@@ -307,7 +326,7 @@ def check(recipe: Recipe, start: Start, tokenizer: Tokenizer, say: Any) -> None:
     """Refuse, before anything is trained, what would only fail after it: the export, the prompts, the tasks' files."""
     try:
         if recipe.export.format != "none":
-            hf.choose(recipe.model, start.max_sequence, recipe.export.format)
+            hf.choose(recipe.model, start.max_sequence, recipe.export.format, tokenizer)
     except DataError as err:
         if recipe.export.format != "auto":
             raise RecipeError(err.what, where="export.format", fix=err.fix) from None
@@ -476,6 +495,9 @@ class _Job:
     def _open(self) -> None:
         self.record.open(recipes.to_yaml(self.recipe), self.resolved.origins, self.plan.numbers)
         self.prepared.tokenizer.save(self.dir.tokenizer)
+        if self.start.generation is not None:
+            write_json(self.dir / GENERATION, self.start.generation)
+            write_json(self.dir / ORIGIN, {"dtype": self.start.dtype})
         self._write_data()
         self.out.say(f"run: {self.dir.path}")
         self.record.status("running")
@@ -568,7 +590,7 @@ class _Job:
         if recipe.init is None:
             model.init_weights(_init_seed(recipe))
         else:
-            source = load(recipe.init).model
+            source = _read(Path(recipe.init)).model
             if getattr(source.config, "weights", None) == getattr(recipe.model, "weights", None):
                 model.load_state_dict(_with_rows(source.state_dict(), model), strict=True)
             else:
@@ -602,7 +624,8 @@ class _Job:
         if self.recipe.export.format != "none" and self._exportable():
             with self.record.part("export", [weights, recipe["export"]]) as todo:
                 if todo:
-                    said = speaker.export(self.dir.export, format=self.recipe.export.format)
+                    asked = self.recipe.export
+                    said = speaker.export(self.dir.export, asked.format, dtype=asked.dtype)
                     self.out.say(f"export: {self.dir.export} ({said})")
 
     def _results(self) -> list[str]:
@@ -613,7 +636,11 @@ class _Job:
     def _exportable(self) -> bool:
         """Whether an architecture can hold the model; `check` has said so before training if none can."""
         try:
-            return bool(hf.choose(self.recipe.model, self.start.max_sequence, self.recipe.export.format))
+            return bool(
+                hf.choose(
+                    self.recipe.model, self.start.max_sequence, self.recipe.export.format, self.prepared.tokenizer
+                )
+            )
         except DataError:
             return False
 

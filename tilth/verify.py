@@ -233,7 +233,7 @@ def accumulation(ground: Ground) -> tuple[bool, str]:
 
 
 def export(ground: Ground) -> tuple[bool, str]:
-    """Export the recipe's model and compare its logits block by block with the reader of the export."""
+    """Export the recipe's model, and compare its logits block by block and token ids with those of its reader."""
     wanted = ground.recipe.export.format
     target = ground.scratch / "export"
     result = hf.export_hf(
@@ -242,6 +242,7 @@ def export(ground: Ground) -> tuple[bool, str]:
         ground.model("fp32"),
         ground.prepared.tokenizer,
         format="auto" if wanted == "none" else wanted,
+        dtype=ground.recipe.export.dtype or "float32",
     )
     return True, str(result)
 

@@ -189,6 +189,8 @@ class Export(Config):
 
     format: Literal["auto", "llama", "mistral", "qwen2", "qwen3", "gemma2", "olmo2", "gpt2", "none"] = "auto"
     """Architecture to write as; auto: the one these parts amount to; none: no export."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """What weights are written as; null: as those of `init` were stored, else float32."""
 
 
 class Recipe(Config):

@@ -25,6 +25,7 @@ from .rundir import RunDir, foreign, json_text, read_json, read_rows, read_text,
 
 IDENTITY, DONE = "identity.json", "done.json"
 _AGAIN = ("recipe.yaml", "origins.json", "versions.json", "plan.json", "data.json", "status.json", "report.html")
+_AGAIN += ("generation_config.json", "origin.json")
 """Written whenever the run is opened or ends."""
 _ROWS = ("metrics.jsonl", "events.jsonl")
 _MADE = ("eval.json", "samples.json")
