@@ -117,8 +117,17 @@ class Speaker:
         return self.model.max_sequence
 
     def begin(self, empty: bool) -> list[int]:
-        """The token ids put before a text; `empty`: nothing else stands before what is scored."""
-        return self._before(empty).tolist()
+        """The token ids put before a text: the begin token, if texts begin with it; `empty`: what starts a document, as
+        nothing else stands before what is scored."""
+        if not empty:
+            return [self.tokenizer.bos_id] if self.tokenizer.begins and self.tokenizer.bos_id is not None else []
+        if self._start is None:
+            raise DataError(
+                "this tokenizer has neither a begin nor an end token, so nothing stands before a text's first token.",
+                where="tokenizer",
+                fix="Name one as bos_token or eos_token in tokenizer_config.json.",
+            )
+        return [self._start]
 
     # ---- scoring -------------------------------------------------------------------------------------------------
 
@@ -361,18 +370,9 @@ class Speaker:
                 self.model.train()
 
     def _before(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """What is put before the tokens of a text: the begin token, if texts begin with it and it does not stand there;
-        before an empty one what starts a document."""
-        if len(ids):
-            begins = self.tokenizer.begins and int(ids[0]) != self.tokenizer.bos_id
-            return np.array([self.tokenizer.bos_id] if begins else [], np.int64)
-        if self._start is None:
-            raise DataError(
-                "this tokenizer has neither a begin nor an end token, so nothing stands before a text's first token.",
-                where="tokenizer",
-                fix="Name one as bos_token or eos_token in tokenizer_config.json.",
-            )
-        return np.array([self._start], np.int64)
+        """What `begin` puts before the tokens of a text, unless the begin token stands there already."""
+        there = len(ids) > 0 and int(ids[0]) == self.tokenizer.bos_id
+        return np.array([] if there else self.begin(empty=len(ids) == 0), np.int64)
 
 
 class _Reply:
