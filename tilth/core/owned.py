@@ -19,7 +19,7 @@ from pathlib import Path
 from .errors import DataError
 from .hashing import file_hash
 from .manifest import LIST, Manifest, seal
-from .rundir import fsync_dir, named_inside, scratch_dir
+from .rundir import fsync_dir, named_inside, scratch_dir, sweep
 
 
 @contextmanager
@@ -32,6 +32,7 @@ def replacing(target: Path, force: bool = False) -> Iterator[Path]:
     target = Path(os.path.realpath(target))  # a link to a place on a larger disk stays a link
     recover(target)
     _refuse(target, [] if force else strangers(target))
+    sweep(target.parent)
     with scratch_dir(target) as aside:
         yield aside
         seal(aside)
