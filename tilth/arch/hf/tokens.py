@@ -119,7 +119,7 @@ def _auto_tokenizer(path: Path) -> tuple[str, Callable[[str, bool], list[int]]]:
         except Exception as err:  # whatever it cannot read is a failed proof, with its own words
             raise ProofFailed(f"AutoTokenizer cannot load it: {str(err)[:300]}", where=str(path)) from None
     reader = f"AutoTokenizer (transformers {transformers.__version__})"
-    return reader, lambda text, whole: list(theirs(text, add_special_tokens=whole)["input_ids"])
+    return reader, lambda text, whole: list(theirs(text, add_special_tokens=whole, verbose=False)["input_ids"])
 
 
 def _library(path: Path) -> tuple[str, Callable[[str, bool], list[int]]]:
