@@ -168,7 +168,7 @@ def test_training_goes_on_from_a_padded_vocabulary_and_learned_positions(
     transformers = pytest.importorskip("transformers")
     shape = {"vocab_size": 448, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
     config = transformers.GPT2Config(**shape, bos_token_id=399, eos_token_id=399)
-    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    transformers.GPT2LMHeadModel(config).to(torch.bfloat16).save_pretrained(tmp_path / "gpt2")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(finished.path / "tokenizer" / name, tmp_path / "gpt2")
     (tmp_path / "gpt2" / "generation_config.json").write_text('{"temperature": 0.7}')
@@ -180,7 +180,9 @@ def test_training_goes_on_from_a_padded_vocabulary_and_learned_positions(
     speaker = tilth.load(done.path)
     assert (speaker.model.vocab_size, speaker.max_sequence) == (448, 64)
     tilth.load(tmp_path / "brought").export(tmp_path / "back")
-    assert read_json(tmp_path / "back" / "generation_config.json")["temperature"] == 0.7
+    for export in (tmp_path / "back", done.path / "export"):  # what came with the import goes along with its children
+        assert read_json(export / "generation_config.json")["temperature"] == 0.7
+        assert read_json(export / "config.json")["dtype"] == "bfloat16"
     with pytest.raises(RecipeError, match="learned positions for 64"):
         again(child, tmp_path / "runs", batch={"tokens": 256, "sequence": 128})
 

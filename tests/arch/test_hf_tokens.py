@@ -205,6 +205,12 @@ def test_everything_beside_the_weights_goes_in_and_out(released: Path, tmp_path:
         speaker.export(tmp_path / "int", dtype="int8")
 
 
+def test_a_model_lies_on_the_device_at_hand(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tilth.core.device.at_hand", lambda: torch.device("meta"))
+    model = job.load(released).model
+    assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"meta"}
+
+
 @pytest.mark.parametrize("end", [0, 2])
 def test_every_end_token_ends_a_reply(released: Path, end: int, monkeypatch: pytest.MonkeyPatch) -> None:
     speaker = job.load(released)
