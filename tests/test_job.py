@@ -17,7 +17,7 @@ import tilth
 from tilth import job
 from tilth.core.errors import CheckpointError, DataError, DivergedError, PlanError, RecipeError, RunInUse
 from tilth.core.rundir import RunDir, read_json, read_rows
-from tilth.report.live import console
+from tilth.report.live import Silent, console
 
 
 @pytest.fixture(scope="module")
@@ -302,3 +302,56 @@ def test_two_processes_train_as_one(tiny_recipe: Path, tmp_path: Path, finished:
     for a, b in zip(rows, finished.metrics, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=2e-5)
     shutil.rmtree(root)
+
+
+def test_own_held_out_text_is_evaluated_against_baselines_of_the_training_text(
+    tiny_recipe: Path, corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "own.jsonl").write_text((corpus / "lines.jsonl").read_text().split("\n")[0] + "\n")
+    over = {
+        "corpus.held_out": {"exam": {"use": "files", "path": str(tmp_path / "own.jsonl")}},
+        "budget.steps": 2,
+        "eval.every": 1,
+        "eval.samples": [],
+        "export.format": "none",
+    }
+    done = job.run(tiny_recipe, over, root=tmp_path, out=Silent())
+    domains = done.evaluation["bits_per_byte"]["domains"]
+    assert set(domains) == {"lines", "notes", "exam"}
+    assert (
+        domains["exam"]["documents"] == 1
+        and domains["exam"]["baselines"]["zstd"] < domains["exam"]["baselines"]["zstd_alone"]
+    )
+    data = json.loads((done.path / "data.json").read_text())
+    assert data["held_out"]["exam"]["overlap"]["copies"] == 1 and "exam" not in data["sources"]
+    assert "Held-out text of your own" in (done.path / "report.html").read_text()
+    events = [json.loads(line) for line in (done.path / "events.jsonl").read_text().splitlines()]
+    assert any("exam" in str(e) for e in events if e["event"] == "eval")
+
+
+def test_nothing_left_of_a_source_is_said_with_the_funnel_and_a_report(tiny_recipe: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    class Out(Silent):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+    over = {"corpus.curate": [{"use": "exact"}, {"use": "rules", "min_chars": 100_000}]}
+    with pytest.raises(
+        DataError, match=r"nothing is left of this source: of 80 documents, 80 dropped by rules: too short"
+    ):
+        job.run(tiny_recipe, over, root=tmp_path, out=Out())
+    assert lines[-3:-1] == ["lines: read 80 documents", "  rules: too short: 80 of 80 taken, 0 left"]
+    page = (tmp_path / "tiny-nothing-left" / "report.html").read_text()
+    assert lines[-1] == f"report: {tmp_path / 'tiny-nothing-left' / 'report.html'}" and "too short" in page
+
+
+def test_a_run_without_held_out_text_says_so_before_training(tiny_recipe: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    class Out(Silent):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+    job.make_plan(tiny_recipe, {"corpus.holdout.fraction": 0.0}, root=tmp_path, out=Out())
+    assert any("no text is held out, so bits_per_byte will have nothing to score" in line for line in lines)

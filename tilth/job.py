@@ -37,7 +37,7 @@ from tilth.core.record import Record, claim, trained
 from tilth.core.rundir import RunDir, read_json, read_rows, sweep, whole_dir, write_json, write_whole
 from tilth.core.streams import key as stream_key
 from tilth.core.technique import dump, resolve, use_name
-from tilth.data.corpus import Documents
+from tilth.data.corpus import Documents, NothingLeft
 from tilth.data.corpus import prepare as prepare_documents
 from tilth.data.store import TokenStore, write_stores
 from tilth.data.tokenizer import Tokenizer
@@ -147,6 +147,7 @@ def make_plan(
     prepared = prepare(resolved.recipe, cache, say)
     start = start_of(resolved.recipe, prepared.tokenizer)
     check(resolved.recipe, start, prepared.tokenizer, say)
+    check_held_out(resolved.recipe, prepared.documents, say)
     return resolved, plan(resolved.recipe, prepared.stores, start.vocab_size, cache), prepared
 
 
@@ -347,13 +348,24 @@ def check(recipe: Recipe, start: Start, tokenizer: Tokenizer, say: Any) -> None:
     known = ["bits_per_byte", *(use_name(t) for t in recipe.eval.during)]
     if recipe.eval.keep == "best" and figure not in known:
         raise RecipeError(f"'{figure}' is not measured while training.", where="eval.by", fix=nearest(figure, known))
-    if recipe.eval.keep == "best" and figure == "bits_per_byte" and domain not in ("", *recipe.corpus.sources):
-        raise RecipeError(
-            f"there is no source '{domain}'.", where="eval.by", fix=nearest(domain, recipe.corpus.sources)
-        )
+    domains = {**recipe.corpus.sources, **recipe.corpus.held_out}
+    if recipe.eval.keep == "best" and figure == "bits_per_byte" and domain not in ("", *domains):
+        raise RecipeError(f"there is no source '{domain}'.", where="eval.by", fix=nearest(domain, domains))
     for task in (*recipe.eval.tasks, *recipe.eval.during):
         if hasattr(task, "check"):
             task.check()
+
+
+def check_held_out(recipe: Recipe, documents: Documents, say: Any) -> None:
+    """Say, before anything is trained, what will not be measured because no text is held out."""
+    has = [*documents.held_out, *(n for n, a in documents.ledger.items() if a["held_out"]["documents"])]
+    names = [use_name(t) for t in (*recipe.eval.tasks, *recipe.eval.during) if getattr(t, "path", None) is None]
+    needing = [name for name in dict.fromkeys(names) if name in ("bits_per_byte", "minimal_pairs")]
+    if not has and needing:
+        say(
+            f"no text is held out, so {' and '.join(needing)} will have nothing to score: corpus.holdout.fraction "
+            "above 0 holds documents out, corpus.held_out takes text of your own"
+        )
 
 
 def _rehearse(recipe: Recipe, stage: Any) -> None:
@@ -454,12 +466,13 @@ class _Job:
     def run(self) -> Finished:
         first = self.world.rank == 0
         if first:
-            self.prepared = prepare(self.recipe, self.cache, self.out.say)
+            self.prepared = self._prepare()
         self.world.barrier()
         if not first:
             self.prepared = prepare(self.recipe, self.cache, self.out.say)
         self.start = start_of(self.recipe, self.prepared.tokenizer)
         check(self.recipe, self.start, self.prepared.tokenizer, self.out.say)
+        check_held_out(self.recipe, self.prepared.documents, self.out.say)
         self.identity = identity(self.recipe, self.prepared, self.start)
         name = f"{self.recipe.name}-{content_hash(self.identity, 8)}"
         self.dir = RunDir(self.given or self.root / name)
@@ -489,6 +502,20 @@ class _Job:
         report = page.write(self.dir.path)
         self.record.close()
         return report
+
+    def _prepare(self) -> Prepared:
+        """The data; of a source of which nothing is left, the funnel and a report that says why."""
+        try:
+            return prepare(self.recipe, self.cache, self.out.say)
+        except NothingLeft as err:
+            for line in err.funnel():
+                self.out.say(line)
+            folder = self.root / f"{self.recipe.name}-nothing-left"
+            write_whole(folder / "recipe.yaml", recipes.to_yaml(self.recipe))
+            examples = [{"reason": r, **e} for r, es in err.account["examples"].items() for e in es]
+            write_json(folder / "data.json", {"sources": {err.name: err.account | {"examples": examples}}})
+            self.out.say(f"report: {page.write(folder)}")
+            raise
 
     # ---- opening the run directory -----------------------------------------------------------------------------
 
@@ -522,7 +549,8 @@ class _Job:
         per_token = {n: c["kept_bytes"] / max(1, c["tokens_train"] + c["tokens_held_out"]) for n, c in sources.items()}
         data = {
             "key": self.prepared.documents.key,
-            "notices": self.prepared.documents.notices,
+            "notices": [*self.prepared.documents.notices, *self.prepared.documents.promises],
+            "held_out": self.prepared.documents.held_out,
             "sources": sources,
             "tokenizer": {"vocab_size": self.start.vocab_size, "bytes_per_token": per_token},
             "stages": [

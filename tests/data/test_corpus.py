@@ -17,8 +17,9 @@ import tilth.data.corpus
 from tilth.core.config import validate
 from tilth.core.errors import DataError
 from tilth.core.recipe import Corpus, Holdout
-from tilth.data.corpus import Documents, hold_out, prepare
+from tilth.data.corpus import Documents, NothingLeft, prepare
 from tilth.data.document import SCHEMA, text_key
+from tilth.data.holdout import hold_out
 
 
 def corpus(sources, curate=(), **more):
@@ -334,3 +335,91 @@ def test_what_a_step_reads_is_part_of_the_corpus_and_what_it_cannot_do_is_said(s
         assert said[0] == notice and documents.notices == [notice]
     exam.write_text(json.dumps({"text": long + " more"}) + "\n")  # another set under the same name
     assert prepare(corpus(sources, [step]), tmp_path / "cache", said.append).notices == []
+
+
+# ---- own held-out text, and tails ----------------------------------------------------------------------------------
+
+
+def words(seed, n):
+    import random
+
+    rng = random.Random(seed)
+    return " ".join("".join(rng.choices("abcdefghij", k=6)) for _ in range(n))
+
+
+def test_own_held_out_text_is_read_as_it_is_and_never_trained_on(tmp_path):
+    same, alike = words(1, 60), words(2, 60)
+    train = write(tmp_path / "train.jsonl", [*(words(10 + i, 80) for i in range(20)), same, f"{alike} {words(3, 60)}"])
+    held = write(tmp_path / "test.jsonl", [same, alike, words(4, 60), "short"])
+    asked = {"exam": {"use": "files", "path": str(held)}}
+    steps = [{"use": "rules", "min_chars": 20}]  # would drop "short"
+    said: list[str] = []
+    for _ in range(2):  # made, and from the cache
+        said.clear()
+        made = corpus({"a": train}, steps, held_out=asked, holdout={"fraction": 0.1})
+        documents = prepare(made, tmp_path / "cache", said.append)
+        assert documents.domains == ["a", "exam"] and documents.sources == ["a"]
+        assert documents.texts("exam", "held_out") == [same, alike, words(4, 60), "short"]
+        kept = documents.texts("a", "train") + documents.texts("a", "held_out")
+        assert same not in kept and len(kept) == 21 and len(documents.texts("a", "held_out")) == 2
+        assert documents.ledger["a"]["dropped"] == {"held out": 1}
+        assert documents.held_out["exam"]["overlap"] == {
+            "documents": 4,
+            "sharing": 1,
+            "half": 1,
+            "short": 1,
+            "copies": 1,
+        }
+        assert any(
+            "held_out.exam: 4 documents, 0.0 MB of your own; 1 share a run of 13 words with the training text (1 of "
+            "them half of their runs or more), 1 are too short to tell; 1 training documents with the same" in line
+            for line in said
+        )
+    with pytest.raises(DataError, match="no split 'train' of a source 'exam'"):
+        documents.texts("exam", "train")
+    other = prepare(corpus({"a": train}, steps, holdout={"fraction": 0.1}), tmp_path / "cache", said.append)
+    assert other.key != documents.key
+    (tmp_path / "none.jsonl").write_text('{"text": ""}\n')
+    asked = {"exam": {"use": "files", "path": str(tmp_path / "none.jsonl")}}
+    with pytest.raises(NothingLeft, match=r"corpus\.held_out\.exam: nothing is left of this source"):
+        prepare(corpus({"a": train}, held_out=asked), tmp_path / "cache", said.append)
+
+
+def test_own_held_out_text_under_a_sources_name_takes_the_place_of_its_holdout(sources, tmp_path):
+    held = write(tmp_path / "test.jsonl", [words(1, 60)])
+    made = corpus(sources, held_out={"web": {"use": "files", "path": str(held)}}, holdout={"fraction": 0.2})
+    documents = prepare(made, tmp_path / "cache", lambda line: None)
+    assert documents.texts("web", "held_out") == [words(1, 60)] and documents.domains == ["web", "books"]
+    assert documents.ledger["web"]["held_out"] == {"documents": 1, "bytes": len(words(1, 60))}
+    assert documents.ledger["web"]["train"]["documents"] == documents.ledger["web"]["kept"]
+    assert documents.ledger["books"]["held_out"]["documents"] == 4
+
+
+def test_a_single_large_file_holds_out_its_tail(tmp_path):
+    lines = [f"Zeile {i}: {words(i, 8)} ü" for i in range(400)]
+    (tmp_path / "a.txt").write_text("\n".join(lines) + "\n")
+    size = (tmp_path / "a.txt").stat().st_size
+    said: list[str] = []
+    made = corpus({"a": tmp_path / "a.txt"}, holdout={"fraction": 0.05})
+    documents = prepare(made, tmp_path / "cache", said.append)
+    (head,), (tail,) = documents.texts("a", "train"), documents.texts("a", "held_out")
+    assert head + tail == (tmp_path / "a.txt").read_text() and tail.startswith("Zeile ")
+    assert 0.04 * size < len(tail.encode()) <= 0.05 * size + 1
+    assert said[-1].startswith(f"a: of 1 document ({size:,} bytes) none can be held out whole, so about the last ")
+    rows = [b.to_pylist()[0] for s in ("train", "held_out") for b in documents.read("a", s)]
+    assert [r["start"] for r in rows] == [0, len(head.encode())] and [r["stop"] for r in rows][-1] == size
+    assert len({r["id"] for r in rows}) == 2 and documents.ledger["a"]["kept"] == 1
+
+
+def test_what_cannot_be_held_out_is_said(tmp_path):
+    said: list[str] = []
+    (tmp_path / "a.txt").write_text("A few words are all there is.")
+    prepare(corpus({"a": tmp_path / "a.txt"}), tmp_path / "cache", said.append)
+    assert "nothing of it will be evaluated" in said[-1] and "corpus.held_out: {a: {use: files, …}}" in said[-1]
+    said.clear()
+    prepare(corpus({"a": tmp_path / "a.txt"}, holdout={"fraction": 0.0}), tmp_path / "cache", said.append)
+    assert len(said) == 1  # none was asked for
+    long = [words(i, 4000) for i in range(2)]  # none is within max_bytes
+    made = corpus({"a": write(tmp_path / "b.jsonl", long)}, holdout={"fraction": 0.1, "max_bytes": 2000})
+    documents = prepare(made, tmp_path / "cache", said.append)
+    assert 1000 < documents.ledger["a"]["held_out"]["bytes"] <= 2000

@@ -54,17 +54,25 @@ class Corpus(Config):
 
     sources: dict[Name, technique("source")] = Field(min_length=1)  # type: ignore[valid-type]
     """Domain name -> source."""
+    held_out: dict[Name, technique("source")] = {}  # type: ignore[valid-type]
+    """Domain name -> text of your own to evaluate on: never curated, never trained on, held against the training text.
+    Under the name of a source it takes the place of what `holdout` would hold out of it."""
     curate: list[technique("curate")] = []  # type: ignore[valid-type]
     """Steps applied in order; each judges documents and gives reasons."""
     holdout: Holdout = Holdout()
     on_error: Literal["quarantine", "raise"] = "quarantine"
     """What happens to a document that cannot be read: counted and set aside, or the run stops."""
 
-    @field_validator("sources")
+    @field_validator("sources", "held_out")
     @classmethod
     def _safe_names(cls, value: dict[str, Any]) -> dict[str, Any]:
         check_file_names(value)
         return value
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> Corpus:
+        check_file_names({**self.sources, **self.held_out})
+        return self
 
 
 class Batch(Config):
@@ -375,8 +383,9 @@ def _spell_out(data: dict[str, Any]) -> dict[str, Any]:
     out = items(fields(data, _SLOTS), "hooks")
     if isinstance(out.get("corpus"), dict):
         corpus = items(out["corpus"], "curate")
-        if isinstance(corpus.get("sources"), dict):
-            corpus = {**corpus, "sources": fields(corpus["sources"], corpus["sources"])}
+        for name in ("sources", "held_out"):
+            if isinstance(corpus.get(name), dict):
+                corpus = {**corpus, name: fields(corpus[name], corpus[name])}
         out["corpus"] = corpus
     if "eval" in out:
         out["eval"] = items(items(out["eval"], "tasks"), "during")

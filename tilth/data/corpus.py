@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,14 @@ from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, file_hash, source_hash
 from tilth.core.locking import locked
 from tilth.core.manifest import Entry, Manifest, intact, seal
-from tilth.core.recipe import Corpus, Holdout
+from tilth.core.recipe import Corpus
 from tilth.core.rundir import read_json, sweep, whole_dir, write_json
 from tilth.core.technique import dump, use_name
-from tilth.data import document, finding, python_text, reading
+from tilth.data import document, finding, holdout, python_text, reading
 from tilth.data.curate import steps as steps_module
 from tilth.data.curate.steps import Signals
 from tilth.data.document import BATCH_BYTES, BATCH_DOCUMENTS, SCHEMA, Ledger, text_key
+from tilth.data.holdout import LEAST_TAIL, RUN, Kept, Overlap, cut, hold_out, tail
 
 SPLITS = ("train", "held_out")
 _FOR_ENGINE = "It is for `tilth data run`, whose result the source `curated` reads."
@@ -53,10 +54,15 @@ class Documents:
         self.dir = dir
         data = read_json(dir / "ledger.json", _Ledger)
         names = [f"{source}.{split}.parquet" for source in data["sources"] for split in SPLITS]
+        names += [f"{name}.held_out.parquet" for name in data["held_out"] if name not in data["sources"]]
         self.key = content_hash([[name, data["files"][name]["sha256"]] for name in names])
         """Content of the documents: equal text gives an equal key, wherever and whenever it was read."""
         self.sources: list[str] = list(data["sources"])
         self.ledger: dict[str, dict[str, Any]] = data["sources"]
+        self.held_out: dict[str, dict[str, Any]] = data["held_out"]
+        """Own held-out text: documents, bytes, `overlap` (see `Overlap.numbers`)."""
+        self.promises: list[str] = data["promises"]
+        """What is said of sources of which no whole document could be held out."""
         self.notices: list[str] = data["notices"]
         """What steps said before anything was read."""
         for name, want in data["files"].items():
@@ -64,8 +70,13 @@ class Documents:
             if not path.is_file() or path.stat().st_size != want["bytes"]:
                 raise DataError("this file is missing or cut short.", where=str(path), fix=f"Delete {dir}.")
 
+    @property
+    def domains(self) -> list[str]:
+        """Names that may have held-out text: the sources, then own held-out text beside them."""
+        return list(dict.fromkeys([*self.sources, *self.held_out]))
+
     def _file(self, source: str, split: str) -> pq.ParquetFile:
-        if source not in self.ledger or split not in SPLITS:
+        if split not in SPLITS or source not in (self.ledger if split == "train" else self.domains):
             raise DataError(f"there is no split '{split}' of a source '{source}'.", where=str(self.dir))
         return pq.ParquetFile(self.dir / f"{source}.{split}.parquet")
 
@@ -123,6 +134,10 @@ def prepare(corpus: Corpus, cache: Path, say: Callable[[str], None]) -> Document
         raise DataError(f"the documents cannot be written: {err.strerror or err}.", where=where) from None
     for source in documents.sources:
         say(summary(source, documents.ledger[source]))
+    for name, account in documents.held_out.items():
+        say(summary_of_own(name, account))
+    for promise in documents.promises:
+        say(promise)
     return documents
 
 
@@ -137,14 +152,31 @@ def summary(source: str, account: dict[str, Any]) -> str:
     return line
 
 
+def summary_of_own(name: str, account: dict[str, Any]) -> str:
+    """One line on own held-out text: how much, and how it overlaps with the training text."""
+    found = account["overlap"]
+    line = f"held_out.{name}: {account['documents']:,} documents, {account['bytes'] / 1e6:.1f} MB of your own; "
+    line += f"{found['sharing']:,} share a run of {RUN} words with the training text"
+    line += f" ({found['half']:,} of them half of their runs or more)" if found["sharing"] else ""
+    line += f", {found['short']:,} are too short to tell" if found["short"] else ""
+    if found["copies"]:
+        line += f"; {found['copies']:,} training documents with the same text were left out"
+    if account["quarantined"]:
+        line += f"; {sum(account['quarantined'].values()):,} could not be read"
+    if found["sharing"]:
+        line += "; the step `decontaminate` would take the rest out of training"
+    return line
+
+
 def _key(corpus: Corpus) -> str:
-    configs = [*corpus.sources.values(), *corpus.curate]
+    configs = [*corpus.sources.values(), *corpus.held_out.values(), *corpus.curate]
     modules = sorted({type(c).__module__ for c in configs} | {__name__})
-    code = source_hash(*(sys.modules[m] for m in modules), document, finding, python_text, reading)
+    code = source_hash(*(sys.modules[m] for m in modules), document, finding, holdout, python_text, reading)
     sources = [[name, dump(s), s.fingerprint()] for name, s in corpus.sources.items()]  # type: ignore[attr-defined]
+    own = [[name, dump(s), s.fingerprint()] for name, s in corpus.held_out.items()]  # type: ignore[attr-defined]
     steps = [dump(step) for step in corpus.curate]
     reads = list(steps_module.fingerprints((use_name(step), step) for step in corpus.curate))
-    return content_hash([sources, steps, reads, corpus.holdout.model_dump(), corpus.on_error, code])
+    return content_hash([sources, own, steps, reads, corpus.holdout.model_dump(), corpus.on_error, code])
 
 
 def _cached(target: Path, say: Callable[[str], None]) -> Documents | None:
@@ -182,140 +214,178 @@ class _Writer:
 
 def _build(corpus: Corpus, aside: Path, key: str, say: Callable[[str], None]) -> None:
     """Read and judge every source, then split. Two passes: what is held out depends on all that was kept."""
-    built = [(use_name(step), step.build()) for step in corpus.curate]  # type: ignore[attr-defined]
-    steps_module.check(
-        built, ("document", "ordered"), "It is for `tilth data run`, whose result the source `curated` reads."
-    )
-    steps = [step for _, step in built]
-    notices = [f"{name}: {notice}" for name, step in built for notice in steps_module.notices(step)]
+    steps = [(use_name(step), step.build()) for step in corpus.curate]  # type: ignore[attr-defined]
+    steps_module.check(steps, ("document", "ordered"), _FOR_ENGINE)
+    notices = [f"{name}: {notice}" for name, step in steps for notice in steps_module.notices(step)]
     for notice in notices:
         say(notice)
     shared: dict[str, Any] = {}
-    kept: dict[str, list[tuple[bytes, int, str]]] = {}
+    kept: Kept = {}
+    overlap = Overlap()
     with Ledger(aside / "quarantine.jsonl", corpus.on_error) as ledger:
+        own = {name: _hold_own(aside, name, source, ledger, overlap) for name, source in corpus.held_out.items()}
+        overlap.close()
         for name, source in corpus.sources.items():
             kept[name] = []
             books = ledger.of(name)
             with _Writer(aside / f"{name}.parquet") as writer:
                 for batch in source.read(books):  # type: ignore[attr-defined]
                     ledger.read(name, batch.num_rows)
-                    batch = judge(batch, steps, ledger, name, shared)
+                    batch = _without_copies(batch, overlap, ledger, name)
+                    batch = _without_copies(judge(batch, steps, ledger, name, shared), overlap, ledger, name)
+                    overlap.meet(batch.column("text"))
                     texts = batch.column("text").to_pylist()
                     sizes = [len(t.encode()) for t in texts]
                     kept[name] += zip(map(text_key, texts), sizes, batch.column("path").to_pylist(), strict=True)
                     ledger.keep(name, batch.num_rows, sum(sizes))
                     writer.write(batch)
             if not kept[name]:
-                raise _nothing_left(name, ledger.to_dict()[name])
+                raise NothingLeft(name, ledger.to_dict()[name])
         ledger.check()
-    chosen = hold_out(kept, corpus.holdout)
-    accounts = ledger.to_dict()
+    chosen = hold_out({name: rows for name, rows in kept.items() if name not in own}, corpus.holdout)
+    accounts, promises = ledger.to_dict(), []
     for name in corpus.sources:
-        accounts[name] |= _split(aside, name, chosen[name])
+        if name in own:
+            accounts[name] |= _split(aside, name, np.zeros(len(kept[name]), bool), {}, own=True) | {
+                "held_out": own[name]
+            }
+            continue
+        tails: dict[int, int] = {}
+        if corpus.holdout.fraction and not chosen[name].any():
+            found = tail(kept, name, corpus.holdout)
+            tails = dict([found]) if found else {}
+            promises.append(_of_holdout(name, len(kept[name]), sum(n for _, n, _ in kept[name]), found))
+        accounts[name] |= _split(aside, name, chosen[name], tails)
     for path in aside.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
     files = {p.name: {"bytes": p.stat().st_size, "sha256": file_hash(p)} for p in sorted(aside.iterdir())}
-    write_json(aside / "ledger.json", {"key": key, "sources": accounts, "notices": notices, "files": files})
+    record = {
+        "key": key,
+        "sources": {name: accounts[name] for name in corpus.sources},
+        "held_out": {
+            name: own[name] | {"overlap": overlap.numbers(name), "quarantined": accounts[_own(name)]["quarantined"]}
+            for name in own
+        },
+        "notices": notices,
+        "promises": promises,
+        "files": files,
+    }
+    write_json(aside / "ledger.json", record)
+
+
+def _own(name: str) -> str:
+    """What own held-out text is called in the books."""
+    return f"held_out.{name}"
+
+
+def _hold_own(aside: Path, name: str, source: Any, ledger: Ledger, overlap: Overlap) -> dict[str, int]:
+    """Read own held-out text as it is; returns what there is. Raises DataError if there is none."""
+    books, size, count = ledger.of(_own(name)), 0, 0
+    with _Writer(aside / f"{name}.held_out.parquet") as writer:
+        for batch in source.read(books):
+            ledger.read(_own(name), batch.num_rows)
+            here = pc.sum(pc.binary_length(batch.column("text"))).as_py() or 0
+            ledger.keep(_own(name), batch.num_rows, here)
+            overlap.hold(name, batch.column("text"))
+            writer.write(batch)
+            size, count = size + here, count + batch.num_rows
+    if not count:
+        raise NothingLeft(name, ledger.to_dict()[_own(name)], "held_out")
+    return {"documents": count, "bytes": size}
+
+
+def _without_copies(batch: pa.RecordBatch, overlap: Overlap, ledger: Ledger, name: str) -> pa.RecordBatch:
+    copied = overlap.copied(batch.column("text"))
+    if not copied.any():
+        return batch
+    for row in batch.filter(pa.array(copied)).select(["path", "text"]).to_pylist():
+        ledger.drop(name, row["path"], "held out", row["text"])
+    return batch.filter(pa.array(~copied))
+
+
+def _of_holdout(name: str, documents: int, size: int, found: tuple[int, int] | None) -> str:
+    """What is said of a source of which no whole document can be held out."""
+    what = f"{name}: of {documents:,} document{'s' * (documents != 1)} ({size:,} bytes) none can be held out whole"
+    if found:
+        return f"{what}, so about the last {found[1]:,} bytes of the largest are"
+    return (
+        f"{what}, nor the tail of one (it takes {10 * LEAST_TAIL:,} bytes that stand in no other source): nothing of "
+        f"it will be evaluated. More documents would work, or text of your own, corpus.held_out: {{{name}: {{use: "
+        "files, …}}"
+    )
 
 
 def judge(
-    batch: pa.RecordBatch, steps: list[Any], ledger: Ledger, source: str, built: dict[str, Any]
+    batch: pa.RecordBatch, steps: list[tuple[str, Any]], ledger: Ledger, source: str, built: dict[str, Any]
 ) -> pa.RecordBatch:
     """Apply curation steps in order; what one drops, later ones do not see. `built`: see `Signals`."""
     signals = Signals(batch, built)
-    for step in steps:
+    for name, step in steps:
         if not signals.batch.num_rows:
             break
         verdicts = steps_module.judge(step, signals)
         for i in np.flatnonzero(~verdicts.keep):
             row = signals.batch.slice(int(i), 1).to_pylist()[0]
-            ledger.drop(source, row["path"], verdicts.reason[i], row["text"])
+            ledger.drop(source, row["path"], verdicts.reason[i], row["text"], name)
         signals = steps_module.after(verdicts, signals)
     return signals.batch
 
 
-def hold_out(kept: dict[str, list[tuple[bytes, int, str]]], holdout: Holdout) -> dict[str, np.ndarray]:
-    """Choose held-out documents per source: those whose text hashes smallest, a set that hardly moves when documents
-    are added. `kept` maps a source to (text_key, bytes, path) per document; returns bool [documents] per source.
+def _split(
+    aside: Path, name: str, held_out: np.ndarray, tails: dict[int, int], own: bool = False
+) -> dict[str, dict[str, int]]:
+    """Divide `<name>.parquet` into its two splits and remove it; returns what each holds.
 
-    What belongs together goes to one side together: equal texts, and the documents that several sources made of one
-    file (the code and the prose of a module). A text that stands in several sources is never chosen. Some text always
-    stays for training; the share is at least one document where two differ.
+    tails  document -> bytes of its end that are held out, the rest being trained on
+    own    the held-out split is there already
     """
-    sources_with = Counter(k for documents in kept.values() for k in {k for k, _, _ in documents})
-    masks = {source: np.zeros(len(documents), dtype=bool) for source, documents in kept.items()}
-    want = {s: max(1, round(holdout.fraction * len(d))) if holdout.fraction else 0 for s, d in kept.items()}
-    room = dict.fromkeys(kept, holdout.max_bytes)
-    groups = _groups(kept)
-    untouched = Counter(source for members in groups.values() for source in members)
-    for _, members in sorted(groups.items()):
-        size = {s: sum(kept[s][i][1] for i in rows) for s, rows in members.items()}
-        shared = any(sources_with[kept[s][i][0]] > 1 for s, rows in members.items() for i in rows)
-        wanted = any(masks[s].sum() < want[s] for s in members)
-        if wanted and not shared and all(size[s] <= room[s] and untouched[s] > 1 for s in members):
-            for s, rows in members.items():
-                masks[s][rows] = True
-                room[s] -= size[s]
-                untouched[s] -= 1
-    return masks
-
-
-def _groups(kept: dict[str, list[tuple[bytes, int, str]]]) -> dict[bytes, dict[str, list[int]]]:
-    """Documents that must not be parted: smallest text key -> source -> indices. Linked by equal texts, and by a path
-    under which each source has one document."""
-    parent: dict[Any, Any] = {}
-
-    def root(key: Any) -> Any:
-        while parent.setdefault(key, key) != key:
-            parent[key] = key = parent[parent[key]]
-        return key
-
-    for documents in kept.values():
-        once = Counter(path for _, _, path in documents)
-        for text, _, path in documents:
-            if path and once[path] == 1:
-                parent[root(("path", path))] = root(text)
-            else:
-                root(text)
-    groups: dict[Any, dict[str, list[int]]] = {}
-    names: dict[Any, bytes] = {}
-    for source, documents in kept.items():
-        for i, (text, _, _) in enumerate(documents):
-            top = root(text)
-            groups.setdefault(top, {}).setdefault(source, []).append(i)
-            names[top] = min(text, names.get(top, text))
-    return {names[top]: members for top, members in groups.items()}
-
-
-def _split(aside: Path, name: str, held_out: np.ndarray) -> dict[str, dict[str, int]]:
-    """Divide `<name>.parquet` into its two splits and remove it; returns what each holds."""
     whole = aside / f"{name}.parquet"
-    counts = {split: {"documents": 0, "bytes": 0} for split in SPLITS}
-    start = 0
-    with (
-        pq.ParquetFile(whole) as file,
-        _Writer(aside / f"{name}.train.parquet") as train,
-        _Writer(aside / f"{name}.held_out.parquet") as held,
-    ):
+    splits = SPLITS[:1] if own else SPLITS
+    counts = {split: {"documents": 0, "bytes": 0} for split in splits}
+    with ExitStack() as stack:
+        file = stack.enter_context(pq.ParquetFile(whole))
+        writers = {split: stack.enter_context(_Writer(aside / f"{name}.{split}.parquet")) for split in splits}
+
+        def write(split: str, part: pa.RecordBatch) -> None:
+            counts[split]["documents"] += part.num_rows
+            counts[split]["bytes"] += pc.sum(pc.binary_length(part.column("text"))).as_py() or 0
+            writers[split].write(part)
+
+        start = 0
         for group in range(file.num_row_groups):
             for batch in file.read_row_group(group).to_batches():
                 mask = held_out[start : start + batch.num_rows]
+                for row, size in ((r - start, n) for r, n in tails.items() if start <= r < start + batch.num_rows):
+                    head, rest = cut(batch.slice(row, 1).to_pylist()[0], size)
+                    write("held_out", pa.RecordBatch.from_pylist([rest], SCHEMA))
+                    pieces = [batch.slice(0, row), pa.RecordBatch.from_pylist([head], SCHEMA), batch.slice(row + 1)]
+                    batch = pa.Table.from_batches(pieces, SCHEMA).combine_chunks().to_batches()[0]
                 start += batch.num_rows
-                for split, writer, where in (("train", train, ~mask), ("held_out", held, mask)):
-                    part = batch.filter(pa.array(where))
-                    counts[split]["documents"] += part.num_rows
-                    counts[split]["bytes"] += pc.sum(pc.binary_length(part.column("text"))).as_py() or 0
-                    writer.write(part)
+                for split, where in (("train", ~mask), *([] if own else [("held_out", mask)])):
+                    write(split, batch.filter(pa.array(where)))
     whole.unlink()
     return counts
 
 
-def _nothing_left(name: str, account: dict[str, Any]) -> DataError:
-    why = [f"{n:,} {what} as {r}" for what in ("dropped", "quarantined") for r, n in account[what].items()]
-    found = f"of {account['in']:,} documents, " + ", ".join(why) if account["in"] else "it holds no documents"
-    return DataError(
-        f"nothing is left of this source: {found}.",
-        where=f"corpus.sources.{name}",
-        fix="Loosen the step that dropped them, or name other files." if account["dropped"] else "",
-    )
+class NothingLeft(DataError):
+    """A source has no documents left; `account` is its books."""
+
+    def __init__(self, name: str, account: dict[str, Any], field: str = "sources") -> None:
+        self.name, self.account = name, account
+        lost = [f"{n:,} dropped by {reason}" for reason, n in account["by_step"].items()]
+        lost += [f"{n:,} quarantined as {reason}" for reason, n in account["quarantined"].items()]
+        found = f"of {account['in']:,} documents, {', '.join(lost)}" if account["in"] else "it holds no documents"
+        judged = any(not reason.startswith("intake: ") for reason in account["by_step"])
+        fix = "Loosen the step that dropped them, or name other files." if judged else "Name other files."
+        super().__init__(f"nothing is left of this source: {found}.", where=f"corpus.{field}.{name}", fix=fix)
+
+    def funnel(self) -> Iterator[str]:
+        """What each step took, as lines."""
+        left = self.account["in"]
+        yield f"{self.name}: read {left:,} documents"
+        quarantined = sum(self.account["quarantined"].values())
+        for step, n in (("quarantined", quarantined), *self.account["by_step"].items()):
+            if n:
+                yield f"  {step}: {n:,} of {left:,} taken, {left - n:,} left"
+                left -= n

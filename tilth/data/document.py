@@ -107,6 +107,8 @@ class Account:
     kept: int = 0
     kept_bytes: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    by_step: Counter[str] = field(default_factory=Counter)
+    """The same by "step: reason"."""
     quarantined: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
@@ -139,10 +141,11 @@ class Ledger:
         self.accounts[source].kept += documents
         self.accounts[source].kept_bytes += num_bytes
 
-    def drop(self, source: str, path: str, reason: str, text: str) -> None:
-        """Count a document that came in and is not wanted."""
+    def drop(self, source: str, path: str, reason: str, text: str, step: str = "intake") -> None:
+        """Count a document that came in and is not wanted by a step."""
         account = self.accounts[source]
         account.dropped[reason] += 1
+        account.by_step[f"{step}: {reason}"] += 1
         examples = account.examples.setdefault(reason, [])
         if len(examples) < EXAMPLES:
             examples.append({"path": excerpt(path), "text": excerpt(text)})
@@ -180,6 +183,7 @@ class Ledger:
                 "kept": a.kept,
                 "kept_bytes": a.kept_bytes,
                 "dropped": dict(a.dropped.most_common()),
+                "by_step": dict(a.by_step),
                 "quarantined": dict(a.quarantined.most_common()),
                 "examples": a.examples,
             }

@@ -91,7 +91,7 @@ def quick(speaker: Speaker, documents: Any, max_tokens: int) -> dict[str, float]
     context: a little above what the final evaluation will say, at half its cost.
     """
     out = {}
-    for domain in documents.sources:
+    for domain in documents.domains:
         texts = draw(documents.texts(domain, "held_out"), 8 * max_tokens)
         ids = speaker.documents(texts)
         ends = np.cumsum([len(i) - 1 for i in ids])

@@ -26,21 +26,22 @@ class _Texts(Mapping[str, list[str]]):
         self._read: dict[str, list[str]] = {}
 
     @property
-    def _documents(self) -> Any:
-        return self._get()
+    def _names(self) -> list[str]:
+        documents = self._get()
+        return documents.domains if self._split == "held_out" else documents.sources
 
     def __getitem__(self, domain: str) -> list[str]:
-        if domain not in self._documents.sources:
+        if domain not in self._names:
             raise KeyError(domain)
         if domain not in self._read:
-            self._read[domain] = self._documents.texts(domain, self._split, max_bytes=MAX_TEXT_BYTES)
+            self._read[domain] = self._get().texts(domain, self._split, max_bytes=MAX_TEXT_BYTES)
         return self._read[domain]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._documents.sources)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._documents.sources)
+        return len(self._names)
 
 
 def evaluate(

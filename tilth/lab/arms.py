@@ -207,7 +207,7 @@ def refuse_other_text(arms: Sequence[Arm], rehearsals: Sequence[Rehearsal]) -> N
     for arm, rehearsal in zip(arms, rehearsals, strict=True):
         documents = rehearsal.prepared.documents
         if documents.key not in seen:
-            seen[documents.key] = [sorted(documents.texts(d, "held_out")) for d in sorted(documents.sources)]
+            seen[documents.key] = [sorted(documents.texts(d, "held_out")) for d in sorted(documents.domains)]
         if seen[documents.key] != next(iter(seen.values())):
             raise RecipeError(
                 f"the arm '{arm.name}' would be scored on other held-out text than '{arms[0].name}'.",

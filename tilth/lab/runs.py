@@ -290,7 +290,8 @@ def _refuse_unmeasurable(recipe: Recipe, prepared: Any) -> None:
             fix="Add `use: bits_per_byte`.",
         )
     held_out = (splits.get("held_out") for splits in prepared.stores.values())
-    if not any(store is not None and store.num_tokens for store in held_out):
+    own = prepared.documents.held_out
+    if not own and not any(store is not None and store.num_tokens for store in held_out):
         raise PlanError(
             "there is no held-out text to compare arms on.",
             where="corpus.holdout",

@@ -226,12 +226,20 @@ def corpus(files: Files) -> View:
     return {
         "sources": sources,
         "notices": [text(n, 500) for n in notices] if isinstance(notices := files.data.get("notices"), list) else [],
+        "held_out": [own_text(n, mapping(h)) for n, h in mapping(files.data.get("held_out")).items()],
         "vocabulary": words.count(mapping(files.data.get("tokenizer")).get("vocab_size")),
         "lost": sum(s["lost"] for s in sources),
         "of": sum(s["in"] for s in sources),
         "passes": [row for s in stages for row in passes(s)],
         "several_stages": len(stages) > 1,
     }
+
+
+def own_text(name: str, account: View) -> View:
+    """Own held-out text: how much there is and how it overlaps with the training text."""
+    overlap = {k: words.count(v) for k, v in mapping(account.get("overlap")).items()}
+    size = f"{words.count(account.get('documents'))} ({words.size(account.get('bytes'))})"
+    return {"name": visible(name), "size": size, **{k: overlap.get(k, "–") for k in ("sharing", "half", "copies")}}
 
 
 def source(name: str, counts: View, per_token: dict[str, float]) -> View:
