@@ -124,6 +124,7 @@ def test_kinds_of_recipes_are_told_by_their_fields() -> None:
 
 def test_published_recipes_have_names_of_their_own() -> None:
     paths = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
+    paths = [path for path in paths if path.parent.name != "starters"]  # these get their names from who starts
     named = [name for path in paths if (name := yaml.safe_load(path.read_text()).get("name"))]
     assert len(named) > 20 and sorted(named) == sorted(set(named))
 
@@ -131,7 +132,7 @@ def test_published_recipes_have_names_of_their_own() -> None:
 def test_each_published_recipe_is_of_the_kind_its_folder_says() -> None:
     for path in sorted((REPOSITORY / "recipes").rglob("*.yaml")):
         fields = yaml.safe_load(path.read_text())
-        wanted = "data recipe" if path.parent.name == "data" else "training recipe"
+        wanted = "data recipe" if "data" in (path.parent.name, path.stem) else "training recipe"
         assert recipe_kind(fields) == wanted, path
     with pytest.raises(RecipeError, match="data recipe, not a training recipe"):
         job.make_plan(REPOSITORY / "recipes" / "data" / "first.yaml")
@@ -150,7 +151,7 @@ def test_a_data_run_that_leaves_nothing_is_a_data_fault_with_a_report(corpus: Pa
     assert fault["what"] == "nothing is left: of 80 documents, 80 dropped by 00-rules: too short."
     assert "Loosen rules" in fault["fix"]
     page = (Path(fault["where"]) / "report.html").read_text()
-    assert "80 taken, 0 left" in page and "too short" in page
+    assert "80 taken, most of what came, 0 left" in page and "too short" in page
     recipe.write_text(f"name: blank\nsources: {{lines: {{use: files, path: {tmp_path}/blank.txt}}}}\n")
     (tmp_path / "blank.txt").write_text("  \n")
     done = CliRunner().invoke(app, line)

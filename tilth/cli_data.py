@@ -100,7 +100,10 @@ def signals(
 def tune(
     run: DataRun,
     thresholds: Annotated[
-        list[str], typer.Argument(help="Moved thresholds: gopher_quality.min_words=30", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Moved thresholds, as `data run` takes them: steps.gopher_quality.min_words=30", show_default=False
+        ),
     ],
     examples: Annotated[int, typer.Option(help="Documents shown on each side.", min=0)] = 3,
     json_output: Json = False,

@@ -34,11 +34,18 @@ def trace(
             fix=f"tilth data trace ID --run {visible(what)}",
         )
     dirs = [Path(run)] if run is not None else [d for d in _finished(Path(root)) if kind_of(d) == "data run"]
+    damaged: list[DataError] = []
     for dir in dirs:
-        if found := trace_document(dir, what):
-            return found
+        try:
+            if found := trace_document(dir, what):
+                return found
+        except DataError as err:
+            if run is not None:
+                raise
+            damaged.append(err)
+    unread = f"; {len(damaged)} of them cannot be read ({damaged[0]})" if damaged else ""
     raise DataError(
-        f"no document '{visible(what[:80])}' in {len(dirs)} data run{'s' * (len(dirs) != 1)}.",
+        f"no document '{visible(what[:80])}' in {len(dirs)} data run{'s' * (len(dirs) != 1)}{unread}.",
         where=str(run or root),
         fix="Name the data run with --run, or a training run with --step.",
     )

@@ -390,7 +390,7 @@ def _leaks(documents: Documents) -> list[str]:
     def rows(split: str) -> list[tuple[str, str, str, bytes]]:
         return [
             (source, row["id"], row["path"], hashlib.sha256(row["text"].encode()).digest())
-            for source in documents.sources
+            for source in (documents.sources if split == "train" else documents.domains)
             for batch in documents.read(source, split)
             for row in batch.select(["id", "path", "text"]).to_pylist()
         ]

@@ -6,7 +6,6 @@ dropped side by side. Text from data is escaped by the template; there is no scr
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import heapq
 from collections import Counter
@@ -26,9 +25,7 @@ from tilth.data.curate.rulebook import Rule, Rulebook, limit_of, numbers
 from tilth.data.document import excerpt
 from tilth.data.engine.files import read, sound
 from tilth.data.engine.ledger import funnel
-from tilth.data.engine.passes import is_page
 from tilth.data.engine.result import Result
-from tilth.data.reading import Unreadable
 
 from .page import HERE, digest, environment
 from .words import count, percent
@@ -152,16 +149,11 @@ def _of(batch: pa.RecordBatch, wanted: str, last: str | None) -> Iterator[dict[s
 
 
 def _texts(result: Result, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    extractor = result.recipe.extract.build() if result.recipe.extract is not None else None  # type: ignore[attr-defined]
     for row in rows:
         found = result.find(row["id"])
         if found is None:
             continue
-        text = found["text"]
-        raw = found["tier"] == "L0" and is_page(found["metadata"])
-        if extractor is not None and raw:
-            with contextlib.suppress(Unreadable):  # then its HTML is shown
-                text = extractor.extract(text, found["url"])
+        text = result.text_of(found)
         yield {**row, "path": found["path"], "url": found["url"], "text": excerpt(text, 700)}
 
 
@@ -205,7 +197,8 @@ def _histogram(files: list[Path], column: str, limits: list[float]) -> dict[str,
     low, high = np.quantile(values, [0.005, 0.995])
     low, high = min(low, *limits), max(high, *limits)
     pad = 0.03 * (high - low) or 1.0
-    edges = np.linspace(low - pad, high + pad, BINS + 1)
+    least = 0.0 if values.min() >= 0 and min(limits) >= 0 else -np.inf  # counts and shares are never below nothing
+    edges = np.linspace(max(least, low - pad), high + pad, BINS + 1)
     counts = np.zeros(BINS, dtype=np.int64)
     total = 0
     for file in files:

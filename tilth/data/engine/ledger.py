@@ -147,7 +147,7 @@ def describe(ledger: dict[str, Any]) -> Iterator[str]:
         for label, count in book["edited"].items():
             yield f"    {count:>10,}  {label}: edited and kept"
     for row in funnel(ledger):
-        if row["came"] >= 20 and row["gone"] > row["came"] / 2:
+        if row["came"] > 1 and row["gone"] > row["came"] / 2:
             yield f"{row['step']} takes most of what reaches it: {row['gone']:,} of {row['came']:,} documents"
     for tier, numbers in ledger["tiers"].items():
         yield f"{tier}: {numbers['documents']:,} documents, {numbers['bytes'] / 1e6:.1f} MB"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -115,7 +115,7 @@ def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) 
     path = recipe_file(path)
     data, origins = layers.inherit(path, _spell_out)
     refuse_other_recipe(data, "data recipe", path)
-    data, origins = layers.apply(data, origins, overrides, _spell_out, lambda data, dotted: [_place(dotted, data)])
+    data, origins = layers.apply(data, origins, overrides, _spell_out, lambda data, dotted: [place(dotted, data)])
     try:
         recipe = validate(DataRecipe, data)
         absolute = locate(recipe, data, lambda place: layers.origin_of(place, origins))
@@ -124,22 +124,57 @@ def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) 
         raise RecipeError(err.what, where=f"{path}: {err.where}" if err.where else str(path), fix=err.fix) from None
 
 
-def _place(dotted: str, data: dict[str, Any]) -> str:
-    """A step may be named instead of numbered: `steps.gopher_quality.min_words`, `promote.L2.quality.keep`."""
+def place(dotted: str, data: dict[str, Any]) -> str:
+    """Where an override belongs in plain data. A step may be named instead of numbered, with or without the list it
+    stands in: `steps.gopher_quality.min_words`, `promote.L2.quality.keep`, `gopher_quality.min_words`,
+    `03-gopher_quality.min_words`. Raises RecipeError if several steps have the name."""
     parts = dotted.split(".")
-    at = {"steps": 1, "promote": 2, "signals": 1}.get(parts[0])
-    if at is not None and len(parts) > at and not layers.is_index(parts[at]):
-        steps = data.get(parts[0])
-        steps = steps.get(parts[1]) if at == 2 and isinstance(steps, dict) else steps
-        named = [i for i, s in enumerate(steps or []) if isinstance(s, dict) and s.get("use") == parts[at]]
-        if len(named) != 1:
-            known = ", ".join(s["use"] for s in steps or [] if isinstance(s, dict) and "use" in s)
-            what = "several steps use" if named else "no step uses"
-            raise RecipeError(
-                f"{what} '{parts[at]}'.", where=f"override {dotted}", fix=f"Steps here: {known}; numbers work too."
-            )
-        parts[at] = str(named[0])
-    return ".".join(parts)
+    at = {"steps": 1, "promote": 2, "signals": 1}.get(parts[0], 0)
+    if len(parts) <= at or layers.is_index(parts[at]) or (not at and parts[0] in DataRecipe.model_fields):
+        return dotted
+    within = [p for p in _places(data) if p.where == ".".join(parts[:at]) or not at]
+    named = [p for p in within if parts[at] in (p.use, p.label)]
+    if len(named) != 1 and (at or named):
+        fix = ", ".join(f"{p.at} ({p.use})" for p in (named or within))
+        what = "several steps are" if named else "no step is"
+        raise RecipeError(f"{what} '{parts[at]}'.", where=f"override {dotted}", fix=f"There are {fix}.")
+    return ".".join([named[0].at, *parts[at + 1 :]]) if named else dotted
+
+
+class _Place(NamedTuple):
+    where: str
+    """The list: steps, promote.L2, signals."""
+    number: int
+    use: str
+    label: str
+
+    @property
+    def at(self) -> str:
+        return f"{self.where}.{self.number}"
+
+
+def _places(data: dict[str, Any]) -> Iterator[_Place]:
+    """Every step and signal in plain data; labels are those of `DataRecipe.labelled`."""
+    promote = data.get("promote")
+    lists = [("steps", data.get("steps")), *sorted((promote if isinstance(promote, dict) else {}).items())]
+    count = int(data.get("extract") is not None)
+    for where, held in lists:
+        for number, step in enumerate(held if isinstance(held, list) else []):
+            use = str(step.get("use", "")) if isinstance(step, dict) else ""
+            yield _Place(where if where == "steps" else f"promote.{where}", number, use, f"{count:02d}-{use}")
+            count += 1
+    signals = data.get("signals")
+    for number, signal in enumerate(signals if isinstance(signals, list) else []):
+        use = str(signal.get("use", "")) if isinstance(signal, dict) else ""
+        yield _Place("signals", number, use, f"signal {use}")
+
+
+def written(label: str, field: str, value: Any, recipe: DataRecipe) -> str:
+    """The override that sets a field of the step with a label: `steps.gopher_quality.min_words=60`."""
+    places = list(_places(recipe.to_dict()))
+    here = next(p for p in places if p.label == label)
+    alone = sum(p.where == here.where and p.use == here.use for p in places) == 1
+    return f"{here.where}.{here.use if alone else here.number}.{field}={json.dumps(value, ensure_ascii=False)}"
 
 
 def _spell_out(data: dict[str, Any]) -> dict[str, Any]:

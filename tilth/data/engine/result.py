@@ -5,6 +5,8 @@ Nothing here holds all documents: files are read a row group at a time, or scann
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,12 @@ from typing_extensions import TypedDict
 from tilth.core.errors import DataError
 from tilth.core.rundir import Count, inside, read_json, read_rows
 from tilth.data.packing import CostRow
+from tilth.data.reading import Unreadable
 
 from .directory import result
 from .files import read, sound
 from .ledger import Ledger
-from .passes import Pass
+from .passes import Pass, is_page
 from .plan import Plan
 from .recipe import DataRecipe, load
 
@@ -89,6 +92,18 @@ class Result:
             for row in _rows(self.files(tier), identity):
                 return {"tier": tier, "parent": "", **row}
         return None
+
+    @functools.cached_property
+    def _extractor(self) -> Any:
+        extract = self.recipe.extract
+        return extract.build() if extract is not None else None  # type: ignore[attr-defined]
+
+    def text_of(self, found: dict[str, Any]) -> str:
+        """The text of a document as `find` gives it; of a web page that was only read, what the recipe extracts."""
+        if self._extractor is not None and found["tier"] == "L0" and is_page(found["metadata"]):
+            with contextlib.suppress(Unreadable):  # then its HTML is shown
+                return self._extractor.extract(found["text"], found["url"])
+        return found["text"]
 
     def rows(self, name: str, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Rows of `decisions.parquet` or `edits.parquet` about any of these ids, in order of passes."""

@@ -7,6 +7,7 @@ the next change of the texts would say of it is not known, and said to be so.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from tilth.data.curate.rulebook import Rulebook
 from tilth.data.document import excerpt
 
 from .files import read
+from .recipe import place, written
 from .result import Result
 
 
@@ -42,13 +44,13 @@ class _Move:
 
 
 def tune(run: str | Path, moved: Sequence[str], examples: int = 3) -> dict[str, Any]:
-    """What moving thresholds (`step.name=value`) of a finished run's rule steps would change.
+    """What moving thresholds of a finished run's rule steps would change; `moved` are overrides as `tilth data run`
+    takes them (`steps.gopher_quality.min_words=60`).
 
     Raises RecipeError if a step is none of rules over signals, or has no such threshold.
     """
     result = Result(run)
-    labels = {label[3:]: label for _, label, _ in result.recipe.labelled()}
-    changes = _changes(result, moved, labels)
+    changes, overrides = _changes(result, moved)
     out: dict[str, Any] = {}
     for _, _, group, files in result.signal_files():
         for label, new in changes.items():
@@ -56,32 +58,39 @@ def tune(run: str | Path, moved: Sequence[str], examples: int = 3) -> dict[str, 
             if mine:
                 move = _compare(group, mine[0], new, files, examples)
                 _show(result, move)
-                out[label] = vars(move) | {"reasons": {k: dict(v) for k, v in move.reasons.items()}}
+                reasons = {k: dict(v) for k, v in move.reasons.items()}
+                out[label] = vars(move) | {"reasons": reasons, "overrides": overrides[label]}
     return out
 
 
-def _changes(result: Result, moved: Sequence[str], labels: dict[str, str]) -> dict[str, Config]:
-    """Label of a step -> its configuration with the moved thresholds."""
+def _changes(result: Result, moved: Sequence[str]) -> tuple[dict[str, Config], dict[str, list[str]]]:
+    """Label of a step -> its configuration with the moved thresholds, and the overrides that say so."""
     configs = {label: config for _, label, config in result.recipe.labelled()}
+    data = result.recipe.to_dict()
+    numbered = [f"steps.{i}" for i in range(len(data["steps"]))]
+    numbered += [f"promote.{tier}.{i}" for tier, held in sorted(data["promote"].items()) for i in range(len(held))]
+    labels = dict(zip(numbered, configs, strict=True))
     out: dict[str, Config] = {}
+    overrides: dict[str, list[str]] = {}
     for dotted, value in parse_overrides(list(moved)).items():
-        step, _, name = dotted.partition(".")
-        label = step if step in configs else labels.get(step)
+        parts = place(dotted, data).split(".")
+        at = 3 if parts[0] == "promote" else 2
+        label, name = labels.get(".".join(parts[:at])), ".".join(parts[at:])
         if label is None or not name:
-            raise RecipeError(
-                f"the run has no step '{step}'.", where=dotted, fix=nearest(step, [*labels]) or "Write step.name=value."
-            )
+            known = nearest(parts[0], [label[3:] for label in configs])
+            raise RecipeError("the run has no step of this name.", where=dotted, fix=known or "Write step.name=value.")
         config = out.get(label, configs[label])
         if not isinstance(config.build(), Rulebook):  # type: ignore[attr-defined]
             raise RecipeError(
-                f"'{step}' is no step of rules over signals, so it cannot be judged from them.",
+                f"'{label[3:]}' is no step of rules over signals, so it cannot be judged from them.",
                 where=dotted,
-                fix="Change the recipe and run it again; what is the same comes from this run's cache.",
+                fix="Give it to `tilth data run`, which does the recipe again with it.",
             )
-        data = dump(config)
-        set_dotted(data, name, value)
-        out[label] = resolve("curate", data)
-    return out
+        fields = dump(config)
+        set_dotted(fields, name, value)
+        out[label] = resolve("curate", fields)
+        overrides.setdefault(label, []).append(written(label, name, value, result.recipe))
+    return out, overrides
 
 
 def _compare(group: list[tuple[str, Config]], at: int, new: Config, files: list[Path], examples: int) -> _Move:
@@ -123,11 +132,11 @@ def _example(batch: pa.RecordBatch, i: int, verdicts: Any) -> dict[str, Any]:
 
 
 def _show(result: Result, move: _Move) -> None:
-    """Put the beginning of each example's text beside it."""
+    """Put the beginning of each example's text beside it, extracted where it was a web page."""
     for examples in move.examples.values():
         for example in examples:
             found = result.find(example["id"])
-            example["text"] = excerpt(found["text"], 300) if found else ""
+            example["text"] = excerpt(result.text_of(found), 300) if found else ""
     move.then = dict(move.then.most_common())  # type: ignore[assignment]
 
 
@@ -143,3 +152,6 @@ def tell(moves: dict[str, Any]) -> Iterator[str]:
             for e in move["examples"][way]:
                 yield f"    {sign} {visible(e['id'])}  {e['reason']}: {e['value']:.4g} against {e['threshold']:.4g}"
                 yield "      " + visible(" ".join(e["text"].split())[:200])
+    if overrides := [o for move in moves.values() for o in move["overrides"]]:
+        yield "to keep this, write it behind `tilth data run RECIPE` or into the recipe:"
+        yield "  " + " ".join(shlex.quote(o) for o in overrides)
