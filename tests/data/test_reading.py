@@ -14,24 +14,12 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilth.data.reading import (
-    GRACE_BYTES,
-    HEAD_BYTES,
-    Limits,
-    Unreadable,
-    UnreadableFile,
-    can_cut,
-    check_id,
-    check_text,
-    chunks,
-    date,
-    decode,
-    metadata_json,
-    parquet_rows,
-    parse_object,
-    piece,
-    records,
-)
+from tilth.data import parquet_reading
+from tilth.data.compression import chunks
+from tilth.data.fields import Unusable, check_id, check_text, date, metadata_json, side
+from tilth.data.json_reading import form, items, parse_object
+from tilth.data.pieces import can_cut, piece
+from tilth.data.reading import GRACE_BYTES, HEAD_BYTES, Limits, Unreadable, UnreadableFile, decode, records
 
 LIMITS = Limits(document_bytes=1000, ratio=200.0, inflated_bytes=1 << 30)
 

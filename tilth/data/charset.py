@@ -1,21 +1,22 @@
 """Bytes of a web page to text, nearly as a browser would: byte order mark, then what the server declares, then what
 the page declares, then a guess. What is valid UTF-8 beyond ASCII is UTF-8 whatever is declared: nothing else looks like
-it. Only encodings of the WHATWG standard are decoded; a few stray bytes become U+FFFD."""
+it. Only encodings of the WHATWG standard are decoded; a few stray bytes become U+FFFD, and NUL, which HTML's tokenizer
+drops from text, is dropped."""
 
 from __future__ import annotations
 
 import codecs
-import re
+from collections.abc import Iterator
 
+from tilth.data import prescan
 from tilth.data.reading import Unreadable, newlines
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
-_META = re.compile(rb"<meta[^>]{0,500}?charset\s{0,9}=\s{0,9}[\"']?\s{0,9}([A-Za-z0-9_.:-]{1,40})", re.IGNORECASE)
-_XML = re.compile(rb"^\s{0,99}<\?xml[^>]{0,200}?encoding\s{0,9}=\s{0,9}[\"']([A-Za-z0-9_.:-]{1,40})")
-META_BYTES = 4096
-"""A page says its encoding within so many bytes (WHATWG: 1024; real pages are late)."""
 STRAY = 0.001
 """Share of the characters that may be replaced; beyond it, the bytes are not in that encoding."""
+NUL = 0.01
+"""Share of the characters that may be NUL, if more than `FEW_NULS` are; beyond it, the bytes are no text."""
+FEW_NULS = 8
 SAMPLE_BYTES = 1 << 16
 """So much of a page is looked at for a guess."""
 
@@ -25,21 +26,16 @@ def decode_html(data: bytes, declared: str | None = None, content_type: str = "t
 
     Raises Unreadable for binary data and where no encoding makes text of it.
     """
-    from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
-
-    def known(label: str | None) -> str | None:
-        return map_encoding_to_html5(label, fallback_utf8=False) if label else None
+    from resiliparse.parse.encoding import detect_encoding
 
     for mark, name in _MARKS:
         if data.startswith(mark):
             return _text(data[len(mark) :], name), name
-    names = ["utf-8" if _is_utf8(data) else known(declared)]
-    if "html" in content_type or "xml" in content_type:
-        head = data[:META_BYTES]
-        found = _META.search(head) or _XML.search(head)
-        inside = known(found[1].decode("ascii")) if found else None
-        names.append("utf-8" if inside and inside.startswith("utf-16") else inside)  # it could be read as ASCII
-    for name in dict.fromkeys(n for n in [*names, "utf-8"] if n):
+    tried = set()
+    for name in _candidates(data, declared, content_type):
+        if name in tried:
+            continue
+        tried.add(name)
         try:
             return _text(data, name), name
         except Unreadable as err:
@@ -47,6 +43,36 @@ def decode_html(data: bytes, declared: str | None = None, content_type: str = "t
                 raise
     guess = detect_encoding(data, max_len=SAMPLE_BYTES) or "utf-8"
     return _text(data, guess), guess
+
+
+def _candidates(data: bytes, declared: str | None, content_type: str) -> Iterator[str]:
+    """Encodings in the order in which they are tried."""
+    if _is_utf8(data):
+        yield "utf-8"
+    if name := _known(declared):
+        yield name
+    if wide := _without_mark(data):
+        yield wide
+    if "html" in content_type or "xml" in content_type:
+        inside = _known(prescan.find(data))
+        if inside:
+            yield "utf-8" if inside.startswith("utf-16") else inside  # it could be read as ASCII
+    yield "utf-8"
+
+
+def _known(label: str | None) -> str | None:
+    from resiliparse.parse.encoding import map_encoding_to_html5
+
+    return map_encoding_to_html5(label, fallback_utf8=False) if label else None
+
+
+def _without_mark(data: bytes) -> str:
+    """UTF-16 that no mark begins shows in ASCII's zero bytes, all on one side."""
+    head = data[:1024]
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    if even + odd < 0.3 * len(head) or min(even, odd) > 0.02 * len(head):
+        return ""
+    return "utf-16-le" if odd > even else "utf-16-be"
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -69,7 +95,9 @@ def _text(data: bytes, name: str) -> str:
     except LookupError:
         raise Unreadable(_NOT_TEXT, name) from None
     if "\0" in text:
-        raise Unreadable("binary data (NUL characters)", f"character {text.index(chr(0))}")
+        if text.count("\0") > max(FEW_NULS, NUL * len(text)):
+            raise Unreadable("binary data (NUL characters)", f"character {text.index(chr(0))}")
+        text = text.replace("\0", "")
     try:
         text.encode()
     except UnicodeEncodeError as err:

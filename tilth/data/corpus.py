@@ -28,7 +28,22 @@ from tilth.core.manifest import Entry, Manifest, intact, seal
 from tilth.core.recipe import Corpus
 from tilth.core.rundir import read_json, sweep, whole_dir, write_json
 from tilth.core.technique import dump, use_name
-from tilth.data import document, finding, holdout, python_text, reading
+from tilth.data import (
+    charset,
+    compression,
+    cutting,
+    document,
+    fields,
+    finding,
+    headers,
+    holdout,
+    json_reading,
+    parquet_reading,
+    pieces,
+    python_text,
+    reading,
+    warc_reading,
+)
 from tilth.data.curate import steps as steps_module
 from tilth.data.curate.steps import Signals
 from tilth.data.document import BATCH_BYTES, BATCH_DOCUMENTS, SCHEMA, Ledger, text_key
@@ -149,7 +164,14 @@ def summary(source: str, account: dict[str, Any]) -> str:
         if account[what]:
             reasons = ", ".join(f"{reason} {n:,}" for reason, n in list(account[what].items())[:4])
             line += f"; {sum(account[what].values()):,} {what} ({reasons})"
-    return line
+    return "; ".join([line, *document.beside(account)])
+
+
+_READERS = (
+    charset, compression, cutting, document, fields, finding, headers, json_reading, parquet_reading, pieces,
+    python_text, reading, warc_reading,
+)  # fmt: skip
+"""Modules that decide what documents a source has."""
 
 
 def summary_of_own(name: str, account: dict[str, Any]) -> str:
@@ -171,7 +193,7 @@ def summary_of_own(name: str, account: dict[str, Any]) -> str:
 def _key(corpus: Corpus) -> str:
     configs = [*corpus.sources.values(), *corpus.held_out.values(), *corpus.curate]
     modules = sorted({type(c).__module__ for c in configs} | {__name__})
-    code = source_hash(*(sys.modules[m] for m in modules), document, finding, holdout, python_text, reading)
+    code = source_hash(*(sys.modules[m] for m in modules), holdout, *_READERS)
     sources = [[name, dump(s), s.fingerprint()] for name, s in corpus.sources.items()]  # type: ignore[attr-defined]
     own = [[name, dump(s), s.fingerprint()] for name, s in corpus.held_out.items()]  # type: ignore[attr-defined]
     steps = [dump(step) for step in corpus.curate]

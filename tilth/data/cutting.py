@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from . import reading
+from . import json_reading, parquet_reading, pieces
 from .finding import Found, uncompressed
 
 SHARD_BYTES = 32 << 20
@@ -27,14 +27,14 @@ def plan(found: list[Found], separator: Callable[[str], bytes | None]) -> Iterat
     size = 0
     for file in found:
         stored = file.size()
-        pieces = list(_cut(file, separator)) if stored > SHARD_BYTES else [Piece(file)]
-        if held and (len(pieces) > 1 or size + stored > SHARD_BYTES):
+        cut = list(_cut(file, separator)) if stored > SHARD_BYTES else [Piece(file)]
+        if held and (len(cut) > 1 or size + stored > SHARD_BYTES):
             yield _name(held), held
             held, size = [], 0
-        if len(pieces) > 1:
-            yield from ((_name([piece]), [piece]) for piece in pieces)
+        if len(cut) > 1:
+            yield from ((_name([piece]), [piece]) for piece in cut)
         else:
-            held, size = [*held, *pieces], size + stored
+            held, size = [*held, *cut], size + stored
     if held:
         yield _name(held), held
 
@@ -44,7 +44,7 @@ def _cut(file: Found, separator: Callable[[str], bytes | None]) -> Iterator[Piec
     name, size = file.path.name.lower(), file.size()
     between = separator(name)
     if name.endswith(".parquet"):
-        groups = reading.parquet_groups(file.path)
+        groups = parquet_reading.stored_groups(file.path)
         first = filled = 0
         for i, stored in enumerate(groups):
             if filled and filled + stored > SHARD_BYTES:
@@ -52,12 +52,18 @@ def _cut(file: Found, separator: Callable[[str], bytes | None]) -> Iterator[Piec
                 first, filled = i, 0
             filled += stored
         yield Piece(file, first, len(groups)) if first else Piece(file)
-    elif between and name == uncompressed(name) and reading.can_cut(file.path, between):
+    elif between and _can_cut(file, name, between):
         yield from (Piece(file, at, min(at + SHARD_BYTES, size)) for at in range(0, size, SHARD_BYTES))
     else:
         yield Piece(file)
 
 
-def _name(pieces: list[Piece]) -> str:
-    first = pieces[0]
+def _can_cut(file: Found, name: str, between: bytes) -> bool:
+    head = pieces.can_cut(file.path, between)
+    json = uncompressed(name).endswith(json_reading.SUFFIXES)
+    return head is not None and (not json or json_reading.begins_with_a_line(head))
+
+
+def _name(shard: list[Piece]) -> str:
+    first = shard[0]
     return first.file.name if first.start is None else f"{first.file.name}#{first.start}-{first.stop}"

@@ -2,7 +2,8 @@
 
 Documents travel as Arrow record batches of `SCHEMA`. The ledger's books balance: per source, what was read equals what
 was kept plus what was dropped plus what was quarantined. *Dropped* means read and judged unwanted, *quarantined* means
-that it could not be read; both say why, are counted, and can be looked at.
+that it could not be read; both say why, are counted, and can be looked at. Beside the books it counts side values that
+could not be used and files that were passed over.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,6 +111,10 @@ class Account:
     by_step: Counter[str] = field(default_factory=Counter)
     """The same by "step: reason"."""
     quarantined: Counter[str] = field(default_factory=Counter)
+    warnings: Counter[str] = field(default_factory=Counter)
+    """Side values of documents that could not be used and are empty, by reason."""
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """Files of the source's folders that it does not read, by suffix."""
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
 
 
@@ -150,6 +155,18 @@ class Ledger:
         if len(examples) < EXAMPLES:
             examples.append({"path": excerpt(path), "text": excerpt(text)})
 
+    def warn(self, source: str, path: str, place: str, reason: str) -> None:
+        """Count a side value of a document that cannot be used; the document comes in without it."""
+        account = self.accounts[source]
+        account.warnings[reason] += 1
+        examples = account.examples.setdefault(reason, [])
+        if len(examples) < EXAMPLES:
+            examples.append({"path": excerpt(path), "text": excerpt(place)})
+
+    def pass_over(self, source: str, files: Mapping[str, int]) -> None:
+        """Count files that the source does not read, by suffix."""
+        self.accounts[source].passed_over.update(files)
+
     def quarantine(
         self, source: str, path: str, place: str, reason: str, shown: str | bytes = "", root: Path = Path()
     ) -> None:
@@ -185,10 +202,25 @@ class Ledger:
                 "dropped": dict(a.dropped.most_common()),
                 "by_step": dict(a.by_step),
                 "quarantined": dict(a.quarantined.most_common()),
+                "warnings": dict(a.warnings.most_common()),
+                "passed_over": dict(a.passed_over.most_common()),
                 "examples": a.examples,
             }
             for source, a in self.accounts.items()
         }
+
+
+def beside(account: Mapping[str, Any], most: int = 12) -> Iterator[str]:
+    """Clauses on what an account counts beside its books: fields left empty, and files passed over by suffix."""
+    for what, counts in (
+        ("fields left empty", account.get("warnings")),
+        ("files not read", account.get("passed_over")),
+    ):
+        if counts:
+            shown = sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))
+            rest = f", {len(shown) - most} more kinds" if len(shown) > most else ""
+            listed = ", ".join(f"{name} {n:,}" for name, n in shown[:most])
+            yield f"{sum(counts.values()):,} {what} ({listed}{rest})"
 
 
 @dataclass(frozen=True)
@@ -208,6 +240,14 @@ class SourceLedger:
         """Count something the reader could read and does not pass on."""
         self.ledger.read(self.source, 1)
         self.ledger.drop(self.source, path, reason, text)
+
+    def warn(self, path: str, place: str, reason: str) -> None:
+        """Count a side value that cannot be used, and the document is without: where it stands, and why."""
+        self.ledger.warn(self.source, path, place, reason)
+
+    def pass_over(self, files: Mapping[str, int]) -> None:
+        """Count files that are not read, by suffix."""
+        self.ledger.pass_over(self.source, files)
 
     def quarantine(self, path: str, place: str, reason: str, shown: str | bytes = "") -> None:
         """Count something that cannot be read: the file, the place in it ("line 7"), why, and how it begins."""

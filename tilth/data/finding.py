@@ -1,4 +1,8 @@
-"""Which files a list of files, folders and patterns means: sorted, no hidden ones, none through a link to elsewhere."""
+"""Which files a list of files, folders and patterns means: sorted, without hidden ones, each once.
+
+Links are followed, as a user laid them out (the hub's cache is a folder of links); names are what is judged. What a
+folder holds besides is counted.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +17,17 @@ from typing import BinaryIO, NamedTuple
 
 from tilth.core.errors import DataError, nearest
 from tilth.data import remote
+from tilth.data.compression import SUFFIXES
+from tilth.data.document import excerpt
 from tilth.data.reading import Unreadable
 from tilth.data.remote import Remote
 
 
 class Found(NamedTuple):
-    """A file, its name relative to the folder that holds all found files, and the folder it was found in (None: it
-    was named itself, so it may be a link to anywhere)."""
+    """A file, and its name relative to the folder that holds all found files."""
 
     name: str
     path: Path | Remote
-    top: Path | None
-
-    @property
-    def leads_out(self) -> bool:
-        """Whether it is a link that leads out of the folder it was found in (or round in a circle)."""
-        return self.top is not None and isinstance(self.path, Path) and not _within(self.path, self.top)
 
     @property
     def suffix(self) -> str:
@@ -36,8 +35,11 @@ class Found(NamedTuple):
         return self.path.suffix.lower()
 
     def stamp(self) -> tuple[object, ...]:
-        """What changes when the file does."""
-        of = self.path.lstat()
+        """What changes when the file does; nothing of a link to nowhere."""
+        try:
+            of = self.path.stat()
+        except (OSError, RuntimeError):
+            return ()
         return of.st_size, of.st_mtime_ns
 
     def size(self) -> int:
@@ -48,90 +50,133 @@ class Found(NamedTuple):
             return 0
 
 
+class Listing(NamedTuple):
+    """What `find` finds."""
+
+    root: Path
+    """The folder that holds all files."""
+    files: list[Found]
+    """Sorted by name."""
+    passed_over: Counter[str]
+    """Files of the folders that are not read, by suffix."""
+
+
 def opened(file: Found) -> BinaryIO:
-    """The file for reading. Raises Unreadable for a link that leads elsewhere and what is no regular file, OSError."""
-    if file.leads_out:
-        raise Unreadable("a link that leads out of the folder")
+    """The file for reading. Raises Unreadable for what is no regular file, OSError."""
     if not stat.S_ISREG(file.path.stat().st_mode):
         raise Unreadable("not a regular file")
     return file.path.open("rb")
 
 
-def find(given: Sequence[str], suffixes: Sequence[str]) -> tuple[Path, list[Found]]:
-    """The folder that holds them all, and the files, sorted by name.
-
-    Folders give the files whose lower-case name ends in one of `suffixes`, before .gz or .zst; a link to a folder
-    elsewhere is given instead of being followed. Raises DataError for what does not exist and where nothing is found.
-    """
+def find(given: Sequence[str], suffixes: Sequence[str]) -> Listing:
+    """The files that are meant. Folders give those whose lower-case name ends in one of `suffixes`, before .gz, .zst,
+    .bz2 or .xz. Raises DataError for what does not exist and where nothing is found."""
     given, urls = [remote.local(g) or g for g in given], [g for g in given if remote.is_url(g) and not remote.local(g)]
     if urls:
         return _find_remote(given, urls, suffixes)
-    found: dict[Path, Path | None] = {}
+    found: dict[Path, None] = {}
+    passed: Counter[str] = Counter()
     tops: list[Path] = []
-    inside: Iterator[Path]
     for one in given:
         path = Path(os.path.abspath(os.path.expanduser(one)))
         if path.is_dir():
             tops.append(path)
-            inside = _walk(path, suffixes)
+            found |= dict.fromkeys(_walk(path, suffixes, passed))
         elif os.path.lexists(path):
             tops.append(path.parent)
             found[path] = None
-            continue
         elif glob.has_magic(one):
             literal = min(i for c in "*?[" if (i := str(path).find(c)) >= 0)
             tops.append(Path(os.path.dirname(str(path)[:literal])))
             matches = map(Path, glob.glob(str(path), recursive=True))
-            inside = (m for m in matches if not m.is_dir())
+            found |= dict.fromkeys(m for m in matches if not m.is_dir())
         else:
             raise _missing(path)
-        for match in inside:
-            found.setdefault(match, tops[-1])
     if not found:
         raise _nothing(given, tops)
     root = Path(os.path.commonpath(tops))
-    return root, sorted(Found(_name(path.relative_to(root)), path, top) for path, top in found.items())
+    return Listing(root, sorted(Found(_name(path.relative_to(root)), path) for path in found), passed)
 
 
-def _find_remote(given: Sequence[str], urls: list[str], suffixes: Sequence[str]) -> tuple[Path, list[Found]]:
-    """Files behind URLs are named by their whole URL."""
+def _find_remote(given: Sequence[str], urls: list[str], suffixes: Sequence[str]) -> Listing:
+    """Files behind URLs are named by their whole URL but for its query, and a number where that names several."""
     if len(urls) < len(given):
-        raise DataError("paths and URLs cannot be mixed in one source.", where=", ".join(given), fix="Use two sources.")
+        where = ", ".join(map(remote.bare, urls))
+        raise DataError("paths and URLs cannot be mixed in one source.", where=where, fix="Use two sources.")
+    passed: Counter[str] = Counter()
 
     def wanted(name: PurePosixPath) -> bool:
-        return _has(name.name, suffixes) and not any(p.startswith(".") or p == "__pycache__" for p in name.parts)
+        hidden = any(map(_is_hidden, name.parts))
+        if hidden or not _has(name.name, suffixes):
+            passed[HIDDEN if hidden else suffix_of(name.name)] += 1
+            return False
+        return True
 
-    found = {file.url: file for url in urls for file in remote.listing(url, wanted)}
+    found: dict[str, Remote] = {}
+    same: Counter[str] = Counter()
+    for file in {file.path: file for url in urls for file in remote.listing(url, wanted)}.values():
+        same[file.url] += 1
+        found[file.url if same[file.url] == 1 else f"{file.url}#{same[file.url]}"] = file
     if not found:
-        raise DataError("there are no files here that are read.", where=", ".join(map(remote._bare, urls)))
-    return Path(), [Found(url, found[url], None) for url in sorted(found)]
+        raise DataError("there are no files here that are read.", where=", ".join(map(remote.bare, urls)))
+    return Listing(Path(), [Found(name, found[name]) for name in sorted(found)], passed)
+
+
+HIDDEN = "hidden"
+"""How hidden files and those of hidden folders are counted."""
+
+
+def suffix_of(name: str) -> str:
+    """The suffix that a file is counted under: ".md", ".tar.gz", "no suffix"."""
+    name = name.lower()
+    bare = uncompressed(name)
+    suffix = (PurePosixPath(bare).suffix + name[len(bare) :]) or PurePosixPath(name).suffix
+    return excerpt(suffix, 20) or "no suffix"
 
 
 def _has(name: str, suffixes: Sequence[str]) -> bool:
     endings = (name.lower(), uncompressed(name.lower()))
-    return not name.startswith(".") and any(n.endswith(s) for n in endings for s in suffixes)
+    return any(n.endswith(s) for n in endings for s in suffixes)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__pycache__"
 
 
 def uncompressed(name: str) -> str:
     """A lower-case file name without the suffix of its compression."""
-    return name.removesuffix(".gz").removesuffix(".zst")
+    for suffix in SUFFIXES:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name
 
 
-def _walk(top: Path, suffixes: Sequence[str]) -> Iterator[Path]:
-    for folder, folders, files in os.walk(top):
-        folders[:] = [f for f in folders if not f.startswith(".") and f != "__pycache__"]
+def _walk(top: Path, suffixes: Sequence[str], passed: Counter[str]) -> Iterator[Path]:
+    """Files below a folder; others are counted. A folder is read once: under its own name where it lies in `top`, else
+    under that of the first link to it."""
+    own = os.path.realpath(top)
+    seen = {own}
+    for folder, folders, files in os.walk(top, followlinks=True):
+        real = os.path.realpath(folder)
+        kept = []
+        for name in sorted(folders):
+            target = os.path.realpath(os.path.join(folder, name))
+            if _is_hidden(name):
+                path = os.path.join(folder, name)
+                passed[HIDDEN] += 1 if os.path.islink(path) else sum(len(names) for _, _, names in os.walk(path))
+            elif target not in seen and (target == os.path.join(real, name) or not _within(target, own)):
+                seen.add(target)
+                kept.append(name)
+        folders[:] = kept
         for name in files:
-            if _has(name, suffixes):
+            if _is_hidden(name) or not _has(name, suffixes):
+                passed[HIDDEN if _is_hidden(name) else suffix_of(name)] += 1
+            else:
                 yield Path(folder, name)
-        for name in folders:
-            link = Path(folder, name)
-            if link.is_symlink() and not _within(link, top):
-                yield link  # os.walk does not follow it; whoever reads reports it
 
 
-def _within(path: Path, top: Path) -> bool:
-    """Whether a path lies in a folder once links are followed (realpath, which bears with loops of links)."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(top))
+def _within(path: str, top: str) -> bool:
+    return os.path.commonpath([path, top]) == top
 
 
 def _name(path: Path) -> str:

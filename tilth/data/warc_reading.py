@@ -3,23 +3,27 @@ at the next place where a record certainly begins.
 
 Crawls compress each record by itself, so a member of the gzip (or zstandard) file is a record. After a damaged member
 the next one is looked for by its magic number *and* by holding a WARC header; what lies between is given up and said
-once. In a file that is not compressed it is a line that begins a WARC header. A bomb is a member, given up alike.
+once. A bomb is a member, given up alike.
+
+A record ends where its Content-Length says only if another one begins there, or nothing does. Where that is not so the
+length is false: the record is given up, and the next line that begins a WARC header is looked for from its block on.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
-import zstandard
+from tilth.data.compression import ERRORS, STEP, decompressor, is_dictionary, kind_of, problem, read_dictionary
+from tilth.data.headers import HEADER_BYTES, Header, parse
+from tilth.data.reading import GRACE_BYTES, READ_BYTES, Limits, Unreadable
 
-from tilth.data.reading import GRACE_BYTES, READ_BYTES, WINDOW_BYTES, Limits, Unreadable
-
-HEADER_BYTES = 32 << 10
 _BEGIN = b"WARC/"
-_MAGIC = {".gz": b"\x1f\x8b\x08", ".zst": b"\x28\xb5\x2f\xfd"}
-_STEP = {".gz": 1 << 14, ".zst": 1 << 10}
+_FALSE_LENGTH = "a WARC record with a false Content-Length"
+_LOOK_BYTES = 64
+"""So much of what stands behind a record is looked at."""
+_BLANK = b"\r\n \t"
+_MAGIC = {".gz": b"\x1f\x8b\x08", ".zst": b"\x28\xb5\x2f\xfd", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\0"}
 
 
 class Fault(NamedTuple):
@@ -35,8 +39,7 @@ class Frame(NamedTuple):
     index; else bytes of the inflated stream, as several records were compressed together."""
 
     data: bytes
-    header: dict[str, str]
-    """Names in lower case; the first of several of one name."""
+    header: Header
     block: int
     """Where the block begins in `data`."""
     start: int
@@ -51,13 +54,16 @@ class _Edge(NamedTuple):
 
 
 def frames(file: Any, suffix: str, limits: Limits) -> Iterator[Frame | Fault]:
-    """Records of an open binary file in order; `suffix` (".gz", ".zst" or other) says how it is compressed.
+    """Records of an open binary file that can seek, in order. How it is compressed its bytes say; `suffix` (".gz",
+    ".zst", …) counts where they are damaged.
 
     A record longer than `limits.document_bytes` is a Fault. Raises Unreadable where the whole file is beyond
     `limits.inflated_bytes`.
     """
-    kind = suffix if suffix in _MAGIC else ""
-    return _Framer(limits, kind).run(_inflated(file, kind, limits) if kind else _plain(file))
+    head = file.read(16)
+    file.seek(0)
+    kind = kind_of(head) or (suffix if suffix in _MAGIC and head[: len(_BEGIN)] != _BEGIN else "")
+    yield from _Framer(limits, kind, file).run(_inflated(file, kind, limits) if kind else _plain(file))
 
 
 def _plain(file: Any) -> Iterator[bytes]:
@@ -68,17 +74,15 @@ def _plain(file: Any) -> Iterator[bytes]:
 def _inflated(file: Any, kind: str, limits: Limits) -> Iterator[bytes | _Edge | Fault]:
     """Inflated bytes, an edge before each member and at the end, and a fault for each damaged member."""
     total = reread = begin = at = 0  # begin: of the member; at: of the next byte to read
-    member, inflated = None, 0
-
-    def resume(after: int) -> int | None:
-        found = _next_member(file, kind, after)
-        if found is not None:
-            file.seek(found)
-        return found
-
+    member, inflated, dictionary = None, 0, None
+    head = file.read(8)
+    if is_dictionary(head):
+        _, dictionary = read_dictionary(file, head)
+        at = file.tell()
+    file.seek(at)
     while True:
         fault = None
-        data = file.read(_STEP[kind])
+        data = file.read(STEP[kind])
         if not data:
             if member is None:
                 yield _Edge(at)
@@ -91,12 +95,12 @@ def _inflated(file: Any, kind: str, limits: Limits) -> Iterator[bytes | _Edge | 
                 if not data:
                     break
                 begin, inflated = at - len(data), 0
-                member = _decompressor(kind)
+                member = decompressor(kind, dictionary)
                 yield _Edge(begin)
             try:
                 out = member.decompress(data)
-            except (zlib.error, zstandard.ZstdError) as err:
-                fault = Fault(f"damaged {kind} data", f"byte {begin}: {str(err)[:80]}")
+            except ERRORS as err:
+                fault = Fault(problem(err, kind), f"byte {begin}: {str(err)[:80]}")
                 break
             inflated += len(out)
             total += len(out)
@@ -116,19 +120,14 @@ def _inflated(file: Any, kind: str, limits: Limits) -> Iterator[bytes | _Edge | 
             bomb = fault.reason.startswith("inflates")
             reread += at - begin
             # What looks like a member inside a bomb, or inside file after file of such, is not worth another reading.
-            found = resume(at if bomb or reread > GRACE_BYTES else begin + 1)
+            found = _next_member(file, kind, dictionary, at if bomb or reread > GRACE_BYTES else begin + 1)
             if found is None:
                 return
+            file.seek(found)
             at, member = found, None
 
 
-def _decompressor(kind: str) -> Any:
-    if kind == ".gz":
-        return zlib.decompressobj(31)
-    return zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).decompressobj()
-
-
-def _next_member(file: Any, kind: str, after: int) -> int | None:
+def _next_member(file: Any, kind: str, dictionary: Any, after: int) -> int | None:
     """The first byte from `after` on where a member with a WARC record begins."""
     magic = _MAGIC[kind]
     file.seek(after)
@@ -139,14 +138,14 @@ def _next_member(file: Any, kind: str, after: int) -> int | None:
         found = window.find(magic)
         while found >= 0:
             try:
-                piece = window[found : found + _STEP[kind]]
-                if len(piece) < _STEP[kind]:
+                piece = window[found : found + STEP[kind]]
+                if len(piece) < STEP[kind]:
                     here = file.tell()
-                    piece += file.read(_STEP[kind] - len(piece))
+                    piece += file.read(STEP[kind] - len(piece))
                     file.seek(here)
-                if _decompressor(kind).decompress(piece)[: len(_BEGIN)] == _BEGIN:
+                if decompressor(kind, dictionary).decompress(piece)[: len(_BEGIN)] == _BEGIN:
                     return at + found
-            except (zlib.error, zstandard.ZstdError):
+            except ERRORS:
                 pass
             found = window.find(magic, found + 1)
         if not more:
@@ -158,145 +157,169 @@ def _next_member(file: Any, kind: str, after: int) -> int | None:
 class _Framer:
     """Cuts inflated bytes into records."""
 
-    def __init__(self, limits: Limits, kind: str) -> None:
+    def __init__(self, limits: Limits, kind: str, file: Any) -> None:
         self._most = limits.document_bytes + HEADER_BYTES
         self._too_long = limits.too_long
         self._kind = kind
+        self._file = file
         self._buffer = bytearray()
         self._at = 0  # byte of the inflated stream where the buffer begins
         self._skip = 0  # bytes still to come of a record that is too long
         self._lost = False  # looking for the next record
-        self._header: tuple[dict[str, str], int, int] | None = None  # fields, block, end of the current record
+        self._ended = False  # no more bytes come
+        self._current: tuple[Header, int, int] | None = None  # header, block and end of the record being read
         self._member = (0, 0)  # where the current member begins: inflated, stored
-        self._ready: Frame | None = None  # a record whose member may end behind it
 
     def run(self, events: Iterator[bytes | _Edge | Fault]) -> Iterator[Frame | Fault]:
         for event in events:
             if isinstance(event, _Edge):
                 yield from self._edge(event.at)
             elif isinstance(event, Fault):
-                if self._ready is not None and self._ready.start == self._member[0]:
-                    self._ready = None  # its member is the damaged one: the same record, not to be counted twice
-                yield from self._give()
+                if self._is_whole() and self._member[0] > self._at:
+                    yield self._take()  # else its member is the damaged one: the same record, not to be counted twice
                 head = bytes(self._buffer[:400])
                 self._reset()
                 yield event._replace(data=head)
             else:
                 self._buffer += event
                 yield from self._cut()
-        yield from self._give()
-        if self._buffer.strip(b"\r\n") and not self._lost:
-            yield Fault("a WARC record that is cut short", self._place(), bytes(self._buffer[:400]))
+        self._ended = True
+        yield from self._cut()
 
     def _edge(self, at: int) -> Iterator[Frame | Fault]:
-        blank = not self._buffer.strip(b"\r\n")
-        if self._ready is not None and blank and self._ready.start == self._member[0]:
-            self._ready = self._ready._replace(start=self._member[1], stop=at, stored=True)
-        if blank or self._lost:
-            yield from self._give()
-            self._reset()
+        if self._is_whole():
+            yield self._take(at)
         self._member = (self._at + len(self._buffer), at)
+
+    def _is_whole(self) -> bool:
+        """Whether the buffer holds a record and nothing behind it."""
+        return self._current is not None and len(self._buffer) >= (end := self._current[2]) and self._is_blank(end)
+
+    def _is_blank(self, start: int) -> bool:
+        return not self._buffer[start:].strip(_BLANK)
+
+    def _take(self, edge: int | None = None) -> Frame:
+        """The record in the buffer; `edge`: the byte of the file where its member ends behind it."""
+        assert self._current is not None
+        header, block, end = self._current
+        data, start, stop = bytes(self._buffer[:end]), self._at, self._at + end
+        stored = not self._kind
+        if edge is not None and start == self._member[0]:
+            start, stop, stored = self._member[1], edge, True
+        self._drop(end)
+        self._current = None
+        return Frame(data, header, block, start, stop, stored)
 
     def _reset(self) -> None:
         self._at += len(self._buffer)
         self._buffer.clear()
-        self._skip, self._lost, self._header = 0, False, None
+        self._skip, self._lost, self._current = 0, False, None
 
     def _drop(self, count: int) -> None:
         del self._buffer[:count]
         self._at += count
 
-    def _give(self) -> Iterator[Frame]:
-        if self._ready is not None:
-            yield self._ready
-            self._ready = None
-
     def _place(self) -> str:
         return f"byte {self._member[1] if self._kind else self._at}"
+
+    def _fault(self, reason: str, start: int = 0) -> Fault:
+        return Fault(reason, self._place(), bytes(self._buffer[start : start + 400]))
 
     def _cut(self) -> Iterator[Frame | Fault]:
         """Take the records that are whole from the buffer."""
         while True:
-            if self._skip:
-                gone = min(self._skip, len(self._buffer))
-                self._skip -= gone
-                self._drop(gone)
-                if self._skip:
-                    return
-            if self._header is None:
-                blank = len(self._buffer) - len(self._buffer.lstrip(b"\r\n"))
-                self._drop(blank)
-                if not self._buffer:
-                    return
-                yield from self._give()
-                if not (yield from self._begin()):
-                    return
-                continue
-            fields, block, length = self._header
-            fresh = self._member[0] - self._at  # a member that begins inside this record
-            begins = 0 < fresh < length and self._buffer[fresh : fresh + len(_BEGIN)] == _BEGIN
-            if begins:  # ... and holds a record: this one ended early
-                yield Fault("a WARC record that is cut short", self._place(), bytes(self._buffer[:400]))
-                self._drop(fresh)
-                self._header = None
-                continue
-            if length > self._most:
-                yield Fault(self._too_long, self._place(), bytes(self._buffer[block : block + 400]))
-                self._skip, self._header = length, None
-                continue
-            if len(self._buffer) < length:
+            if self._skip and not self._skipped():
                 return
-            data = bytes(self._buffer[:length])
-            self._ready = Frame(data, fields, block, self._at, self._at + length, not self._kind)
-            self._drop(length)
-            self._header = None
+            if self._current is None:
+                self._drop(len(self._buffer) - len(self._buffer.lstrip(_BLANK)))
+                if not self._buffer or not (yield from self._begin()):
+                    return
+                continue
+            _, block, end = self._current
+            fresh = self._member[0] - self._at  # a member that begins inside this record
+            if 0 < fresh < end and self._buffer[fresh : fresh + len(_BEGIN)] == _BEGIN:  # ... and holds a record
+                yield self._fault("a WARC record that is cut short")
+                self._give_up(fresh)
+            elif end > self._most and (self._kind or self._ends_well(end)):
+                yield self._fault(self._too_long, block)
+                self._skip, self._current = end, None
+            elif end > self._most:
+                yield self._fault(_FALSE_LENGTH)
+                self._give_up(block)
+            elif len(self._buffer) < end:
+                if not self._ended:
+                    return
+                yield self._fault("a WARC record that is cut short")
+                self._give_up(block)
+            else:
+                behind = bytes(self._buffer[end : end + _LOOK_BYTES])
+                rest = behind.lstrip(_BLANK)
+                unsure = len(behind) < _LOOK_BYTES and len(rest) < len(_BEGIN) and _BEGIN.startswith(rest)
+                if unsure and not self._ended:
+                    return  # more will tell
+                if not rest or rest.startswith(_BEGIN):
+                    yield self._take()
+                else:
+                    yield self._fault(_FALSE_LENGTH)
+                    self._give_up(block)
+
+    def _ends_well(self, end: int) -> bool:
+        """Whether a record of a file that is not compressed, too long to be held, ends where another one begins."""
+        here, end = self._file.tell(), self._at + end
+        size = self._file.seek(0, 2)
+        self._file.seek(end)
+        rest = self._file.read(_LOOK_BYTES).lstrip(_BLANK)
+        self._file.seek(here)
+        return end <= size and (not rest or rest.startswith(_BEGIN))
+
+    def _skipped(self) -> bool:
+        """Pass over a record that is too long; whether its end is reached, which a member with a record is too."""
+        fresh = self._member[0] - self._at
+        if 0 <= fresh < self._skip and len(self._buffer) >= fresh:
+            begins = bytes(self._buffer[fresh : fresh + len(_BEGIN)])
+            if begins == _BEGIN:
+                self._drop(fresh)
+                self._skip = 0
+                return True
+            if _BEGIN.startswith(begins) and not self._ended:
+                return False  # more will tell
+        gone = min(self._skip, len(self._buffer))
+        self._skip -= gone
+        self._drop(gone)
+        return not self._skip
 
     def _begin(self) -> Generator[Fault, None, bool]:
         """Read a header at the beginning of the buffer; whether there is something more to do."""
-        if not self._buffer.startswith(_BEGIN[: len(self._buffer)]):
-            if not self._lost:
-                yield Fault("no WARC record where one should begin", self._place(), bytes(self._buffer[:400]))
-            return self._search()
-        end = self._buffer.find(b"\r\n\r\n", 0, HEADER_BYTES)
-        if end < 0:
-            if len(self._buffer) < HEADER_BYTES:
-                return False
-            problem = "a WARC header that does not end"
-        else:
-            fields = _fields(bytes(self._buffer[:end]))
-            length = fields.get("content-length", "")
-            if length.isascii() and length.isdigit() and len(length) < 16:
-                self._header, self._lost = (fields, end + 4, end + 4 + int(length)), False
-                return True
-            problem = "a WARC record without a Content-Length"
-        if not self._lost:
-            yield Fault(problem, self._place(), bytes(self._buffer[:400]))
-        self._drop(1)
-        return self._search()
-
-    def _search(self) -> bool:
-        """Go to the next line that begins a record; whether there is one. In a compressed file that is a member."""
-        self._lost = True
-        if self._kind:
-            self._drop(len(self._buffer))
+        problem = "no WARC record where one should begin"
+        if len(self._buffer) < len(_BEGIN) and _BEGIN.startswith(self._buffer) and not self._ended:
             return False
-        found = self._buffer.find(b"\n" + _BEGIN)
-        self._drop(found + 1 if found >= 0 else max(0, len(self._buffer) - len(_BEGIN)))
-        return found >= 0
+        if self._buffer.startswith(_BEGIN):
+            header = parse(self._buffer)
+            if header is None:
+                if len(self._buffer) < HEADER_BYTES and not self._ended:
+                    return False
+                problem = "a WARC header that does not end"
+            else:
+                length = header.get("content-length")
+                if length.isascii() and length.isdigit() and len(length) < 16:
+                    self._current, self._lost = (header, header.body, header.body + int(length)), False
+                    return True
+                problem = "a WARC record without a Content-Length"
+        if not self._lost:
+            yield self._fault(problem)
+        return self._search(1)
 
+    def _give_up(self, start: int) -> None:
+        """Leave the current record and look for the next one from `start` on."""
+        self._current = None
+        self._search(start)
 
-def _fields(header: bytes) -> dict[str, str]:
-    """Header fields by name in lower case; folded lines are joined."""
-    out: dict[str, str] = {}
-    name = ""
-    for line in header.decode("utf-8", "replace").split("\r\n")[1:]:
-        if line[:1] in (" ", "\t") and name:
-            out[name] += " " + line.strip()
-            continue
-        name, colon, value = line.partition(":")
-        name = name.strip().lower()
-        if colon and name not in out:
-            out[name] = value.strip()
-        elif name in out:
-            name = ""
-    return out
+    def _search(self, start: int) -> bool:
+        """Go to the next line from `start` on that begins a record, or to a member that does; whether there is one."""
+        self._lost = True
+        found = self._buffer.find(b"\n" + _BEGIN, start - 1) + 1
+        fresh = self._member[0] - self._at
+        if fresh >= start and self._buffer[fresh : fresh + len(_BEGIN)] == _BEGIN:
+            found = min(found or fresh, fresh)
+        self._drop(found or max(0, len(self._buffer) - len(_BEGIN)))
+        return bool(found)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from tilth.core.rundir import write_whole
 from tilth.data.curate.rulebook import Rule, Rulebook, limit_of, numbers
-from tilth.data.document import excerpt
+from tilth.data.document import beside, excerpt
 from tilth.data.engine.files import read, sound
 from tilth.data.engine.ledger import funnel
 from tilth.data.engine.result import Result
@@ -71,6 +71,7 @@ def render(result: Result) -> str:
             clusters=clusters(result),
             tokens=result.tokens(),
             yaml=result.recipe.to_yaml(),
+            beside=beside,
             count=count,
             percent=percent,
         )

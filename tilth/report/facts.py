@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tilth.core.text import visible
+from tilth.data.document import beside
 
 from . import words
 from .evaluation import View, scores
@@ -278,6 +279,7 @@ def source(name: str, counts: View, per_token: dict[str, float]) -> View:
         "tokens": words.count(counts.get("tokens_train")),
         "bytes_per_token": f"{per_token[visible(name)]:.2f}" if visible(name) in per_token else "–",
         "reasons": reasons,
+        "beside": list(beside({what: ints(counts.get(what)) for what in ("warnings", "passed_over")})),
     }
 
 

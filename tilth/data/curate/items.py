@@ -19,8 +19,9 @@ from tilth.core.config import Config
 from tilth.core.errors import DataError
 from tilth.core.located import Located
 from tilth.core.technique import technique
+from tilth.data import json_reading
 from tilth.data.document import Ledger, excerpt
-from tilth.data.reading import Limits, Unreadable, chunks, parse_object, records
+from tilth.data.reading import Limits, Unreadable
 
 from . import steps
 
@@ -154,15 +155,16 @@ def _read(name: str) -> bool:
 
 
 def of_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects of a JSON Lines file. Raises DataError naming the line that is none."""
-    number = 0
+    """Objects of a file of JSON. Raises DataError naming the line, or the item, that is none."""
+    place = ""
     try:
-        for record in records(chunks(path, _LIMITS), b"\n", _LIMITS.document_bytes):
-            number = record.number
-            if record.data.strip():
-                yield parse_object(bytes(record.data).decode("utf-8-sig" if number == 1 else "utf-8"))
-    except (Unreadable, UnicodeDecodeError, ValueError) as err:
-        raise DataError(f"this file of items cannot be read: {err}.", where=f"{path}, line {number}") from None
+        for row in json_reading.rows(path, _LIMITS):
+            place = f", {row.unit} {row.number}"
+            if isinstance(row.content, Unreadable):
+                raise row.content
+            yield row.content
+    except Unreadable as err:
+        raise DataError(f"this file of items cannot be read: {err}.", where=f"{path}{place}") from None
 
 
 def general(path: str | None) -> Iterator[str]:

@@ -31,7 +31,7 @@ from tilth.core.errors import RecipeError
 from tilth.core.hashing import content_hash
 from tilth.core.located import Located
 from tilth.core.protocols import Verdicts
-from tilth.data import reading
+from tilth.data import compression, reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -227,7 +227,7 @@ def _entries(field: str, given: Entries) -> list[str]:
 def _lines(field: str, given: str) -> list[str]:
     path = Path(given).expanduser()
     try:
-        data = b"".join(reading.chunks(path, reading.Limits(1 << 30, 1000.0, 1 << 31)))
+        data = b"".join(compression.chunks(path, reading.Limits(1 << 30, 1000.0, 1 << 31)))
         lines = reading.decode(data, first=True).split("\n")
     except reading.Unreadable as err:
         raise RecipeError(f"the list cannot be read: {err.reason}.", where=f"url_filter.{field}: {path}") from None

@@ -13,6 +13,7 @@ from tilth.core.errors import DataError
 from tilth.core.rundir import Count, read_json
 from tilth.core.text import visible
 from tilth.data.curate import steps
+from tilth.data.document import beside
 
 from . import intake
 from .files import sound
@@ -30,9 +31,11 @@ Book = TypedDict(
         "dropped": dict[str, Count],
         "quarantined": dict[str, Count],
         "edited": dict[str, Count],
+        "warnings": dict[str, Count],
+        "passed_over": dict[str, Count],
     },
 )
-"""What became of the documents of one source: in = kept + dropped + quarantined."""
+"""What became of the documents of one source: in = kept + dropped + quarantined; see `document.Account`."""
 
 
 class Tier(TypedDict):
@@ -87,6 +90,8 @@ def build(recipe: DataRecipe, plan: Plan, dir: Path, reading: list[Task]) -> dic
         book["bytes"] += account["bytes"]
         _add(book["dropped"], {f"intake: {k}": v for k, v in account["dropped"].items()})
         _add(book["quarantined"], account["quarantined"])
+        for what in ("warnings", "passed_over"):
+            _add(book.setdefault(what, {}), account[what])
     tiers = {tier: {"documents": 0, "bytes": 0} for tier in ("L1", *sorted(recipe.promote))}
     stayed: dict[str, dict[str, int]] = {tier: {} for tier in recipe.promote}
     for number, pass_ in enumerate(plan.passes):
@@ -146,6 +151,7 @@ def describe(ledger: dict[str, Any]) -> Iterator[str]:
                 yield f"    {count:>10,}  {reason}" + (" (quarantined)" if what == "quarantined" else "")
         for label, count in book["edited"].items():
             yield f"    {count:>10,}  {label}: edited and kept"
+        yield from (f"    {visible(clause)}" for clause in beside(book))
     for row in funnel(ledger):
         if row["came"] > 1 and row["gone"] > row["came"] / 2:
             yield f"{row['step']} takes most of what reaches it: {row['gone']:,} of {row['came']:,} documents"

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from itertools import accumulate
 from typing import Any, Protocol
 
 from tilth.core.errors import DataError
@@ -62,8 +61,7 @@ class Sandboxed:
         deeply, or on which the extractor takes too long or dies."""
         if len(html) > self._config.max_chars:
             raise Unreadable(f"a page longer than max_chars ({self._config.max_chars:,})")
-        if depth(html) > self._config.max_depth:
-            raise Unreadable(f"elements nested deeper than max_depth ({self._config.max_depth:,})")
+        html = without_controls(html)
         child = self._start()
         page, address = html.encode("utf-8", "replace"), url.encode("utf-8", "replace")
         try:
@@ -81,6 +79,8 @@ class Sandboxed:
         except TimeoutError:
             self.close()
             raise (Unreadable("the extractor stands still") if _TIMED else self._too_slow()) from None
+        if status == _TOO_DEEP:
+            raise Unreadable(f"elements nested deeper than max_depth ({self._config.max_depth:,})")
         if status:
             raise Unreadable("the extractor fails on it", answer[:80])
         return answer
@@ -183,7 +183,8 @@ def serve(config: Extractor) -> None:
         if _TIMED:
             signal.setitimer(signal.ITIMER_PROF, config.seconds)
         try:
-            status, answer = 0, work(html, url)
+            deep = is_deeper(html, config.max_depth)
+            status, answer = (_TOO_DEEP, "") if deep else (0, _CONTROLS.sub("", work(html, url)))
         except Exception as err:
             status, answer = 1, f"{type(err).__name__}: {err}"
         if _TIMED:
@@ -203,16 +204,31 @@ def _limit(what: str, most: int) -> None:
         resource.setrlimit(getattr(resource, what), (most, most))
 
 
-_NESTING = re.compile(
-    "<(/?)(?:div|span|table|blockquote|section|article|main|aside|header|footer|nav|ul|ol|dl|b|i|u|em|strong|font|"
-    "small|big|center|form|fieldset|a|sub|sup|code|pre|object|svg|g|math|mrow|select|ruby|button|details)\\b",
-    re.IGNORECASE,
-)
+_TOO_DEEP = 2
+"""What the child answers for a page nested too deeply; 1 is an error of the extractor."""
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\ufffe\uffff]")
+_REFERENCE = re.compile("&#(?:x0*([0-9a-f]{1,2})|0*([0-9]{1,2}))(?![0-9a-z]);?", re.IGNORECASE)
 
 
-def depth(html: str) -> int:
-    """How deeply elements that hold others are nested, as far as their tags tell without a parser."""
-    return max(accumulate(-1 if end else 1 for end in _NESTING.findall(html)), default=0)
+def without_controls(html: str) -> str:
+    """A page without characters, written out or as references, that text does not have and XML's trees refuse."""
+    if "&#" in html:
+        html = _REFERENCE.sub(_resolved, html)
+    return _CONTROLS.sub("", html).replace("\f", " ")
+
+
+def _resolved(found: re.Match[str]) -> str:
+    code = int(found[1], 16) if found[1] else int(found[2])
+    return "" if _CONTROLS.match(chr(code)) else " " if code == 12 else found[0]
+
+
+def is_deeper(html: str, most: int) -> bool:
+    """Whether elements below the body stand inside one another more than `most` deep, as an HTML parser sees it."""
+    if html.count("<") <= most:
+        return False
+    tree = imported("resiliparse.parse.html").HTMLTree.parse(html)
+    chain = " > ".join(["*"] * (most + 3))  # html, body, and one element more than may be
+    return tree.document.query_selector(chain) is not None
 
 
 # ---- the two libraries -------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from tilth.core.config import Config
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, file_hash
 from tilth.core.located import Located
-from tilth.data import reading
+from tilth.data import compression, fields, reading
 from tilth.data.finding import find, uncompressed
 
 _LIMITS = reading.Limits(document_bytes=10_000_000, ratio=200.0, inflated_bytes=1 << 36)
@@ -91,7 +91,9 @@ def rows(path: Path, text_field: str = "text") -> Iterator[tuple[dict[str, objec
     """(fields, text) of every text of a file. Raises DataError where one cannot be read."""
     lines = uncompressed(path.name).lower().endswith(_JSON)
     try:
-        for record in reading.records(reading.chunks(path, _LIMITS), b"\n" if lines else None, _LIMITS.document_bytes):
+        for record in reading.records(
+            compression.chunks(path, _LIMITS), b"\n" if lines else None, _LIMITS.document_bytes
+        ):
             if record.too_long:
                 raise reading.Unreadable(_LIMITS.too_long, f"line {record.number}")
             if not lines:
@@ -104,7 +106,7 @@ def rows(path: Path, text_field: str = "text") -> Iterator[tuple[dict[str, objec
                 if not isinstance(row, dict):
                     raise reading.Unreadable("a line that is no JSON object", f"line {record.number}")
                 try:
-                    yield row, reading.check_text(row, text_field)
+                    yield row, fields.check_text(row, text_field)
                 except reading.Unreadable as err:
                     raise reading.Unreadable(err.reason, f"line {record.number}") from None
     except reading.Unreadable as err:
@@ -123,7 +125,7 @@ def fingerprint(given: Sequence[str]) -> str:
 
 def _found(given: Sequence[str]) -> list[Path]:
     """Files of this machine; a model is made from the bytes that its key was made from."""
-    paths = [f.path for f in find(given, _SUFFIXES)[1]] if given else []
+    paths = [f.path for f in find(given, _SUFFIXES).files] if given else []
     local = [p for p in paths if isinstance(p, Path)]
     if len(local) < len(paths):
         raise DataError("examples and references lie on this machine.", where=", ".join(given), fix="Copy them here.")

@@ -1,8 +1,9 @@
-"""Your own files: text and code, JSON lines, Parquet, plain or compressed with gzip or zstandard, in any folder.
+"""Your own files: text and code, JSON, Parquet, plain or compressed with gzip, zstandard, bzip2 or xz, in any folder.
 
-One document is one text file (or one piece of it, between `separator`s), one line of a JSON-lines file, or one row of
-a Parquet file. Nothing is trusted: what cannot be read is quarantined with its place and reason, and the rest goes on.
-Folders are walked in sorted order without hidden entries; a link that leads out of its folder is refused.
+One document is one text file (or one piece of it, between `separator`s), one line of a JSON-lines file (or one object
+of a JSON array), or one row of a Parquet file. Nothing is trusted: what cannot be read is quarantined with its place
+and reason, and the rest goes on; a field beside the text that cannot be used is empty, and counted. Folders are walked
+in sorted order without hidden entries; links are followed, and files that are passed over are counted by suffix.
 
 Paths may be URLs (s3://, gs://, https://, hf://, memory://, …), which are read as streams; over HTTP only files can be
 named, not folders. Web pages (.html, .htm, .xhtml; name them, or their suffix in `suffixes`) are decoded as a browser
@@ -13,8 +14,7 @@ Fails when: text is not UTF-8 (convert it first), or sits in archives (.zip, .ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
@@ -23,11 +23,11 @@ from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.core.located import Located
-from tilth.data import reading
+from tilth.data import compression, fields, json_reading, parquet_reading, pieces, reading
 from tilth.data.charset import decode_html
 from tilth.data.cutting import Piece, plan
-from tilth.data.document import Document, SourceLedger, batches, document_id, excerpt
-from tilth.data.finding import Found, find, opened, uncompressed
+from tilth.data.document import Document, SourceLedger, batches, document_id
+from tilth.data.finding import Listing, find, opened, uncompressed
 from tilth.data.reading import Unreadable, UnreadableFile
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class Entry(NamedTuple):
     """Of a Parquet file, from 1."""
     page: str = ""
     """Of a web page: its encoding."""
+    warnings: Sequence[str] = ()
+    """Reasons of side values that cannot be used."""
 
 
 class Config(BaseConfig):
@@ -88,7 +90,7 @@ class Config(BaseConfig):
     metadata_fields: list[str] = []
     """More fields or columns to keep as the document's metadata."""
     suffixes: list[str] = Field(["." + s for s in SUFFIXES.split()], min_length=1)
-    """Files of a folder that are read, with or without .gz or .zst after it; files and patterns you name always are."""
+    """Files of a folder that are read, with or without .gz, .zst, .bz2 or .xz after it; those you name always are."""
     separator: str | None = Field(None, min_length=1)
     """Text that separates documents inside a text file, e.g. "<|endoftext|>"; null: one file is one document."""
     max_document_bytes: int = Field(10_000_000, gt=0)
@@ -100,37 +102,39 @@ class Config(BaseConfig):
 
     def fingerprint(self) -> str:
         """Names, sizes and times of the files. Raises DataError if a path does not exist or holds nothing to read."""
-        root, found = self._find()
-        return content_hash([str(root), [(file.name, *file.stamp()) for file in found]])
+        listing = self._find()
+        return content_hash([str(listing.root), [(file.name, *file.stamp()) for file in listing.files]])
 
     def shards(self) -> list[str]:
         """Names of runs of files, and of cuts of large ones, of about `SHARD_BYTES` each, in order."""
-        return [name for name, _ in plan(self._find()[1], self._separator)]
+        return [name for name, _ in plan(self._find().files, self._separator)]
 
     def read(self, ledger: SourceLedger, shard: str | None = None) -> Iterator[pa.RecordBatch]:
         """Documents in the order of paths, then of places in the file."""
         return batches(self._documents(ledger, shard))
 
-    def _find(self) -> tuple[Path, list[Found]]:
+    def _find(self) -> Listing:
         return find([self.path] if isinstance(self.path, str) else self.path, self.suffixes)
 
     def _separator(self, name: str) -> bytes | None:
         """What stands between the documents of a file; None if it is one."""
-        if uncompressed(name.lower()).endswith((".jsonl", ".ndjson", ".json")):
+        if uncompressed(name.lower()).endswith(json_reading.SUFFIXES):
             return b"\n"
         if uncompressed(name.lower()).endswith(HTML):
             return None
         return self.separator.encode() if self.separator else None
 
     def _documents(self, ledger: SourceLedger, shard: str | None) -> Iterator[Document]:
-        root, found = self._find()
+        root, found, passed_over = self._find()
         ledger = ledger.within(root)
         ids: set[str] = set()
         known = shard is None
-        for name, pieces in plan(found, self._separator):
+        for number, (name, of_shard) in enumerate(plan(found, self._separator)):
             if shard is None or shard == name:
                 known = True
-                for piece in pieces:
+                if not number:  # they belong to no shard
+                    ledger.pass_over(passed_over)
+                for piece in of_shard:
                     yield from self._of_piece(piece, ledger, ids)
         if not known:
             raise DataError("there is no such shard now; files came or went.", where=f"{root}: {shard}")
@@ -142,14 +146,18 @@ class Config(BaseConfig):
                 pass
             for entry in self._entries(piece):
                 entries += 1
+                warned = list(entry.warnings)
                 try:
-                    document = self._document(ledger.source, name, entry, ids)
-                    if document.text.strip():
-                        yield document
-                    else:
-                        ledger.skip(name, "empty")
+                    document = self._document(ledger.source, name, entry, ids, warned.append)
                 except Unreadable as err:
                     ledger.quarantine(name, ", ".join(filter(None, (entry.place, err.place))), err.reason, entry.data)
+                    continue
+                if not document.text.strip():
+                    ledger.skip(name, "empty")
+                    continue
+                for reason in warned:
+                    ledger.warn(name, entry.place, reason)
+                yield document
             if not entries and not piece.start:
                 ledger.skip(name, "empty")
         except Unreadable as err:
@@ -160,24 +168,38 @@ class Config(BaseConfig):
     def _entries(self, piece: Piece) -> Iterator[Entry]:
         """What a file may hold; blank records are passed over."""
         limits = reading.Limits(self.max_document_bytes, self.max_ratio, self.max_inflated_bytes)
-        path, cut = piece.file.path, piece.start is not None
-        name = uncompressed(path.name.lower())
+        name = uncompressed(piece.file.path.name.lower())
         if name.endswith(".parquet"):
-            named = (self.id_field, self.url_field, self.date_field, self.licence_field, *self.metadata_fields)
-            fields = list(dict.fromkeys(f for f in named if f))
-            groups = range(piece.start, piece.stop) if piece.start is not None else None
-            rows = reading.parquet_rows(path, self.text_field, fields, limits, groups)
-            before = reading.rows_before(path, piece.start) if piece.start else 0
-            for number, row in enumerate(rows, before + 1):
-                yield Entry(row, place=f"row {number}", row=number)
-            return
-        lines, page = name.endswith((".jsonl", ".ndjson", ".json")), name.endswith(HTML)
-        separator = self._separator(name)
-        unit = "line" if lines else "part" if separator else ""
-        if piece.start is not None and separator:
-            records = reading.piece(path, separator, limits, piece.start, piece.stop)
+            return self._table(piece, limits)
+        if name.endswith(json_reading.SUFFIXES):
+            return self._json(piece, limits)
+        return self._texts(piece, limits, name.endswith(HTML), self._separator(name))
+
+    def _table(self, piece: Piece, limits: reading.Limits) -> Iterator[Entry]:
+        named = (self.id_field, self.url_field, self.date_field, self.licence_field, *self.metadata_fields)
+        wanted = [f for f in dict.fromkeys(named) if f and f != self.text_field]
+        groups = range(piece.start, piece.stop) if piece.start is not None else None
+        before = parquet_reading.rows_before(piece.file.path, piece.start) if piece.start else 0
+        rows = parquet_reading.rows(piece.file.path, self.text_field, wanted, limits, groups)
+        for number, (row, warnings) in enumerate(rows, before + 1):
+            yield Entry(row, place=f"row {number}", row=number, warnings=warnings)
+
+    def _json(self, piece: Piece, limits: reading.Limits) -> Iterator[Entry]:
+        cut = piece.start is not None
+        if piece.start is not None:
+            rows = json_reading.piece(piece.file.path, limits, piece.start, piece.stop)
         else:
-            records = reading.records(reading.chunks(path, limits), separator, limits.document_bytes)
+            rows = json_reading.rows(piece.file.path, limits)
+        for content, warnings, data, number, unit, start, stop in rows:
+            place = f"byte {start}" if cut else f"{unit} {number}"
+            yield Entry(content, data, place, start, stop, warnings=warnings)
+
+    def _texts(self, piece: Piece, limits: reading.Limits, page: bool, separator: bytes | None) -> Iterator[Entry]:
+        path, cut = piece.file.path, piece.start is not None
+        if piece.start is not None and separator:
+            records = pieces.piece(path, separator, limits, piece.start, piece.stop)
+        else:
+            records = reading.records(compression.chunks(path, limits), separator, limits.document_bytes)
         for number, data, too_long, start, stop in records:
             content: Content
             encoding = ""
@@ -188,61 +210,39 @@ class Config(BaseConfig):
                     content, encoding = decode_html(data)
                 else:
                     content = reading.decode(data, first=start == 0)
-                if isinstance(content, str) and not content.strip():
+                if not content.strip():
                     continue
-                if isinstance(content, str) and lines:
-                    content = reading.parse_object(content)
             except UnreadableFile:
                 raise
             except Unreadable as err:
                 content = err
-            yield Entry(
-                content,
-                data,
-                f"byte {start}" if cut else f"{unit} {number}" if unit else "",
-                start,
-                stop,
-                page=encoding,
-            )
+            place = f"byte {start}" if cut else f"part {number}" if separator else ""
+            yield Entry(content, data, place, start, stop, page=encoding)
 
-    def _document(self, source: str, name: str, entry: Entry, ids: set[str]) -> Document:
+    def _document(self, source: str, name: str, entry: Entry, ids: set[str], warn: fields.Warn) -> Document:
         content = entry.content
         if isinstance(content, Unreadable):
             raise content
         place = entry.start if entry.row is None else entry.row
         metadata: dict[str, Any] = {} if entry.row is None else {"row": entry.row}
-        if entry.page:
-            metadata = {"content_type": "text/html", "charset": entry.page}
         if isinstance(content, str):
-            return Document(
-                document_id(source, name, content, place),
-                content,
-                source,
-                name,
-                reading.metadata_json(metadata),
-                start=entry.start,
-                stop=entry.stop,
-            )
-        text = reading.check_text(content, self.text_field)
+            if entry.page:
+                metadata = {"content_type": "text/html", "charset": entry.page}
+            identity = document_id(source, name, content, place)
+            held = fields.metadata_json(metadata, warn)
+            return Document(identity, content, source, name, held, start=entry.start, stop=entry.stop)
+        text = fields.check_text(content, self.text_field)
+        identity = fields.identity(content, self.id_field, source, ids, warn)
         metadata |= {f: content[f] for f in self.metadata_fields if f in content}
-        url = reading.check_line(content, self.url_field) if self.url_field else ""
-        date = reading.check_date(content, self.date_field) if self.date_field else ""
-        licence = reading.check_line(content, self.licence_field) if self.licence_field else ""
-        identity = ""
-        if self.id_field:
-            identity = f"{source}:{reading.check_id(content, self.id_field)}"
-            if identity in ids:
-                raise Unreadable(f"a '{self.id_field}' that stood before", excerpt(identity, 80))
-            ids.add(identity)
         return Document(
             identity or document_id(source, name, text, place),
             text,
             source,
             name,
-            reading.metadata_json(metadata),
-            url,
-            date,
-            licence,
+            fields.metadata_json(metadata, warn),
+            fields.side(fields.check_line, content, self.url_field, warn),
+            fields.side(fields.check_date, content, self.date_field, warn),
+            fields.side(fields.check_line, content, self.licence_field, warn),
             entry.start,
             entry.stop,
         )

@@ -2,19 +2,23 @@
 
 `path` is a dataset's name on the hub, a folder that `save_to_disk` wrote, or a folder of data files. Only formats that
 are data are read: a dataset that comes with a loading script is refused by the library, and nothing here asks it to
-trust one. From the hub it is streamed (a file at a time, kept nowhere) or, with `streaming: false`, kept in the cache
-of `datasets`, where it is found again offline. Name a `revision` to read the same documents next year; the fingerprint
-holds the commit that the name stands for.
+trust one. `datasets` says which files make a split; those of JSON are read here, as it gives values other types there
+("007" becomes a number, a large integer a double), and columns of CSV are asked for as text. From the hub a dataset is
+streamed (a file at a time, kept nowhere) or, with `streaming: false`, kept in the hub's cache, where it is found again
+offline. A connection that breaks off is taken up again, or the run fails: a part is never taken for the whole. Name a
+`revision` to read the same documents next year; the fingerprint holds the commit that the name stands for.
 
 Fails when: a dataset is gated and no token was given to the hub's own tools, or its text lies in nested columns.
 """
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
 
@@ -22,9 +26,9 @@ from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.core.located import LocatedOrName
-from tilth.data import reading
-from tilth.data.document import Document, SourceLedger, batches, document_id, excerpt
-from tilth.data.reading import Unreadable
+from tilth.data import fields, finding, json_reading, remote
+from tilth.data.document import Document, SourceLedger, batches, document_id
+from tilth.data.reading import Limits, Unreadable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,6 +42,16 @@ CARD = {
     "needs": [],
     "excludes": [],
 }
+
+
+class Row(NamedTuple):
+    """A row of the dataset, or why there is none."""
+
+    content: dict[str, Any] | Unreadable
+    place: str = ""
+    """Where it stands, beside its number."""
+    warnings: list[str] = []
+    data: bytes = b""
 
 
 class Config(BaseConfig):
@@ -96,8 +110,7 @@ class Config(BaseConfig):
         try:
             return hub.HfApi().dataset_info(self.path, revision=self.revision).sha
         except Exception:
-            main = Path(hub.constants.HF_HUB_CACHE) / f"datasets--{self.path.replace('/', '--')}" / "refs"
-            ref = main / (self.revision or "main")
+            ref = _cache(self.path) / "refs" / (self.revision or "main")
             if ".." not in ref.parts and ref.is_file():
                 return ref.read_text(encoding="utf-8").strip()
         raise DataError(
@@ -106,32 +119,78 @@ class Config(BaseConfig):
             fix="Check the name, or name a full commit as `revision` of a dataset that is in the cache.",
         )
 
-    def _rows(self) -> Any:
+    def _wanted(self) -> list[str]:
+        named = [self.text_field, self.id_field, self.url_field, self.date_field, self.licence_field]
+        return list(dict.fromkeys(f for f in [*named, *self.metadata_fields] if f))
+
+    def _rows(self, ledger: SourceLedger) -> Iterator[Row]:
+        """All rows in order. Raises DataError where the dataset cannot be opened, or not be read to its end."""
         datasets = _imported("datasets")
         datasets.disable_progress_bars()
         local = self._local()
-        named: dict[str, Any] = {"split": self.split}
-        if self.data_files:
-            named["data_files"] = self.data_files
         try:
             if local is not None and _saved(local):
                 found = datasets.load_from_disk(str(local))
-                return found[self.split] if isinstance(found, datasets.DatasetDict) else found
-            if local is None:
-                named |= {"revision": self._commit(), "streaming": self.streaming}
-            else:
-                named |= {"streaming": True}  # no copy of what is here already
-            return datasets.load_dataset(str(local or self.path), self.subset, **named)
+                return self._of_table(found[self.split] if isinstance(found, datasets.DatasetDict) else found, ledger)
+            builder, named = self._builder(datasets)
+            kind = type(builder).__module__.rpartition(".")[2]
+            files = list((builder.config.data_files or {}).get(self.split, []))
+            if local is not None and files:
+                ledger.pass_over(_others(local, files))
+            if kind == "json" and files:
+                return self._of_json(builder, files, named.get("revision"))
+            if kind == "csv":
+                named["converters"] = dict.fromkeys(self._wanted(), str)  # else "007" is 7, and "NA" is nothing
+            named["streaming"] = local is not None or self.streaming  # no copy of what is here already
+            table = datasets.load_dataset(str(local or self.path), self.subset, split=self.split, **named)
         except DataError:
             raise
         except Exception as err:
             raise DataError(f"the dataset cannot be opened: {str(err)[:300]}", where=self.path) from None
+        return self._of_table(table, ledger)
 
-    def _documents(self, ledger: SourceLedger) -> Iterator[Document]:
-        rows = self._rows()
-        fields = [self.text_field, self.id_field, self.url_field, self.date_field, self.licence_field]
-        wanted = list(dict.fromkeys(f for f in [*fields, *self.metadata_fields] if f))
-        have = rows.column_names
+    def _builder(self, datasets: Any) -> tuple[Any, dict[str, Any]]:
+        """What `datasets` knows of the dataset, and with what it was asked."""
+        named: dict[str, Any] = {"data_files": self.data_files} if self.data_files else {}
+        local = self._local()
+        if local is not None:
+            return datasets.load_dataset_builder(str(local), self.subset, **named), named
+        named["revision"] = self._commit()
+        try:
+            return datasets.load_dataset_builder(self.path, self.subset, **named), named
+        except Exception:
+            kept = _cache(self.path) / "snapshots" / named["revision"]  # offline, and read before
+            if self.streaming or not kept.is_dir():
+                raise
+            return datasets.load_dataset_builder(str(kept), self.subset, **{**named, "revision": None}), named
+
+    def _of_json(self, builder: Any, files: list[str], commit: str | None) -> Iterator[Row]:
+        if getattr(builder.config, "field", None):
+            raise DataError(
+                f"the dataset keeps its rows in the field '{builder.config.field}' of a JSON file, which is not read.",
+                where=self.path,
+            )
+        kept = None
+        inside = [file.partition("@")[2].partition("/")[2] for file in files]
+        if remote.is_url(files[0]) and not self.streaming:
+            download = _imported("huggingface_hub").snapshot_download
+            wanted = ["README.md", *map(glob.escape, inside)]
+            kept = Path(download(self.path, repo_type="dataset", revision=commit, allow_patterns=wanted))
+        return self._of_files([kept / name for name in inside] if kept else files)
+
+    def _of_files(self, files: Sequence[str | Path]) -> Iterator[Row]:
+        limits = Limits(self.max_document_bytes, 1e4, 1 << 40)
+        for file in files:
+            far = isinstance(file, str) and remote.is_url(file)
+            path = remote.listing(str(file), lambda name: True)[0] if far else Path(file)
+            try:
+                for row in json_reading.rows(path, limits):
+                    yield Row(row.content, f"{path.name}, {row.unit} {row.number}", row.warnings, row.data)
+            except Unreadable as err:
+                yield Row(Unreadable(err.reason, err.place), path.name)
+
+    def _of_table(self, rows: Any, ledger: SourceLedger) -> Iterator[Row]:
+        have, wanted = rows.column_names, self._wanted()
         if have is not None:
             if missing := [f for f in wanted if f not in have]:
                 raise DataError(
@@ -140,52 +199,75 @@ class Config(BaseConfig):
                     fix=f"Its columns are {', '.join(have)[:300]}.",
                 )
             rows = rows.select_columns(wanted)
-        ids: set[str] = set()
         iterator, number = iter(rows), 0
-        while self.max_documents is None or number < self.max_documents:
+        while True:
             try:
                 row = next(iterator)
             except StopIteration:
-                break
-            except Exception as err:  # a damaged file: what follows cannot be reached
-                ledger.quarantine(
-                    self.path, f"after row {number}", "the dataset cannot be read further", str(err)[:400]
-                )
-                break
+                return
+            except Exception as err:
+                if self._local() is None:  # a part of the dataset must not pass for the dataset
+                    raise DataError(
+                        f"the dataset cannot be read further than row {number:,}: {remote.told(err)}.",
+                        where=self.path,
+                        fix="Nothing of it was kept. Run the command again once the connection holds.",
+                    ) from None
+                damaged = Unreadable("the dataset cannot be read further", f"after row {number}")
+                yield Row(damaged, data=str(err)[:400].encode("utf-8", "replace"))
+                return
             number += 1
-            try:
-                document = self._document(ledger.source, number, row, ids)
-            except Unreadable as err:
-                shown = str(row.get(self.text_field, ""))[:1600]
-                place = ", ".join(filter(None, (f"row {number}", err.place)))
-                ledger.quarantine(self.path, place, err.reason, shown)
-                continue
-            if document.text.strip():
-                yield document
-            else:
-                ledger.skip(self.path, "empty")
+            yield Row(row)
 
-    def _document(self, source: str, number: int, row: dict[str, Any], ids: set[str]) -> Document:
-        text = reading.check_text(row, self.text_field)
+    def _documents(self, ledger: SourceLedger) -> Iterator[Document]:
+        ids: set[str] = set()
+        for number, row in enumerate(self._rows(ledger), 1):
+            place, warned = ", ".join(filter(None, (f"row {number}", row.place))), list(row.warnings)
+            try:
+                if isinstance(row.content, Unreadable):
+                    raise row.content
+                document = self._document(ledger.source, number, row.content, ids, warned.append)
+            except Unreadable as err:
+                shown = row.data or str(row.content)[:1600]
+                ledger.quarantine(self.path, ", ".join(filter(None, (place, err.place))), err.reason, shown)
+            else:
+                if document.text.strip():
+                    for reason in warned:
+                        ledger.warn(self.path, place, reason)
+                    yield document
+                else:
+                    ledger.skip(self.path, "empty")
+            if number == self.max_documents:
+                return
+
+    def _document(self, source: str, number: int, row: dict[str, Any], ids: set[str], warn: fields.Warn) -> Document:
+        text = fields.check_text(row, self.text_field)
         if len(text.encode()) > self.max_document_bytes:
-            raise Unreadable(reading.Limits(self.max_document_bytes, 0, 0).too_long)
-        identity = ""
-        if self.id_field:
-            identity = f"{source}:{reading.check_id(row, self.id_field)}"
-            if identity in ids:
-                raise Unreadable(f"a '{self.id_field}' that stood before", excerpt(identity, 80))
-            ids.add(identity)
+            raise Unreadable(Limits(self.max_document_bytes, 0, 0).too_long)
+        identity = fields.identity(row, self.id_field, source, ids, warn)
         name = "/".join(filter(None, (Path(self.path).name if self._local() else self.path, self.subset, self.split)))
         return Document(
             identity or document_id(source, name, text, number),
             text,
             source,
             name,
-            reading.metadata_json({"row": number} | {f: row[f] for f in self.metadata_fields}),
-            reading.check_line(row, self.url_field) if self.url_field else "",
-            reading.check_date(row, self.date_field) if self.date_field else "",
-            reading.check_line(row, self.licence_field) if self.licence_field else "",
+            fields.metadata_json({"row": number} | {f: row.get(f) for f in self.metadata_fields}, warn),
+            fields.side(fields.check_line, row, self.url_field, warn),
+            fields.side(fields.check_date, row, self.date_field, warn),
+            fields.side(fields.check_line, row, self.licence_field, warn),
         )
+
+
+def _others(folder: Path, files: list[str]) -> Counter[str]:
+    """Files of a folder that are not read, by suffix."""
+    read = {str(Path(file)) for file in files}
+    every = (p for p in folder.rglob("*") if p.is_file() and str(p.absolute()) not in read)
+    hidden = lambda p: any(part.startswith(".") for part in p.relative_to(folder).parts)  # noqa: E731
+    return Counter(finding.HIDDEN if hidden(p) else finding.suffix_of(p.name) for p in every)
+
+
+def _cache(name: str) -> Path:
+    """Where the hub's own tools keep a dataset."""
+    return Path(_imported("huggingface_hub").constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
 
 
 def _saved(folder: Path) -> bool:

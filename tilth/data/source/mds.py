@@ -19,7 +19,7 @@ from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.core.located import Located
-from tilth.data import mds, reading
+from tilth.data import fields, mds
 from tilth.data.document import Document, SourceLedger, batches, document_id
 from tilth.data.reading import Unreadable
 
@@ -87,40 +87,38 @@ class Config(BaseConfig):
         ledger = ledger.within(folder)
         if wanted is not None and wanted not in found:
             raise DataError("there is no such shard now.", where=f"{folder}: {wanted}")
-        fields = [f for f in dict.fromkeys((self.text_field, self.id_field, *self.metadata_fields)) if f]
+        columns = [f for f in dict.fromkeys((self.text_field, self.id_field, *self.metadata_fields)) if f]
         ids: set[str] = set()
         for name, shard in found.items() if wanted is None else [(wanted, found[wanted])]:
             try:
-                for number, sample in enumerate(mds.samples(shard, fields)):
+                for number, sample in enumerate(mds.samples(shard, columns)):
                     try:
                         if not isinstance(sample, mds.Sample):
                             raise sample[1]
-                        document = self._document(ledger.source, name, number, sample, ids)
-                        if document.text.strip():
-                            yield document
-                        else:
+                        warned: list[str] = []
+                        document = self._document(ledger.source, name, number, sample, ids, warned.append)
+                        if not document.text.strip():
                             ledger.skip(name, "empty")
+                            continue
+                        for reason in warned:
+                            ledger.warn(name, f"sample {number}", reason)
+                        yield document
                     except Unreadable as err:
                         place = ", ".join(filter(None, (f"sample {number}", err.place)))
                         ledger.quarantine(name, place, err.reason)
             except Unreadable as err:
                 ledger.quarantine(name, err.place, err.reason)
 
-    def _document(self, source: str, name: str, number: int, sample: mds.Sample, ids: set[str]) -> Document:
+    def _document(
+        self, source: str, name: str, number: int, sample: mds.Sample, ids: set[str], warn: fields.Warn
+    ) -> Document:
         row = sample.columns
-        text = reading.check_text(row, self.text_field)
+        text = fields.check_text(row, self.text_field)
         if len(text.encode()) > self.max_document_bytes:
             raise Unreadable(f"longer than max_document_bytes ({self.max_document_bytes:,})")
-        identity = document_id(source, name, text, number)
-        if self.id_field:
-            identity = f"{source}:{reading.check_id(row, self.id_field)}"
-            if identity in ids:
-                raise Unreadable(f"a '{self.id_field}' that stood before", identity[:80])
-            ids.add(identity)
-        metadata = {"sample": number} | {f: _plain(row[f]) for f in self.metadata_fields}
-        return Document(
-            identity, text, source, name, reading.metadata_json(metadata), start=sample.start, stop=sample.stop
-        )
+        identity = fields.identity(row, self.id_field, source, ids, warn) or document_id(source, name, text, number)
+        metadata = fields.metadata_json({"sample": number} | {f: _plain(row[f]) for f in self.metadata_fields}, warn)
+        return Document(identity, text, source, name, metadata, start=sample.start, stop=sample.stop)
 
 
 def _plain(value: object) -> object:

@@ -2,8 +2,10 @@
 
 Records of type response, resource and conversion (WET) become documents; requests, metadata and descriptions of the
 crawl are no documents and are not counted. An HTTP response must have a status and a content type that are wanted, is
-unchunked, unpacked and decoded to text; HTML stays HTML (`content_type: text/html` in the metadata) until a recipe's
-`extract` takes the text out. A damaged or hostile record is quarantined, and reading goes on at the next one.
+unchunked, unpacked and decoded to text; where its header and its bytes disagree, the bytes decide. HTML stays HTML
+(`content_type: text/html` in the metadata) until a recipe's `extract` takes the text out. A damaged or hostile record
+is quarantined, and reading goes on at the next one; an address, a date or an id that cannot be used is empty, and
+counted.
 
 A document's id is its source and its WARC-Record-ID; `start` and `stop` are the bytes of its record in the file, as a
 CDX index has them (where several records were compressed together, the bytes of the inflated file, and `inflated: true`
@@ -16,29 +18,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
-import re
-import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-import zstandard
 from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.core.located import Located
-from tilth.data import reading
+from tilth.data import fields, headers, http_message
 from tilth.data.charset import decode_html
-from tilth.data.document import Document, SourceLedger, batches, document_id, excerpt
-from tilth.data.finding import Found, find, opened
+from tilth.data.document import Document, SourceLedger, batches, document_id
+from tilth.data.finding import Found, Listing, find, opened
 from tilth.data.reading import Limits, Unreadable
 from tilth.data.warc_reading import Fault, Frame, frames
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pyarrow as pa
 
 CARD = {
@@ -60,7 +56,7 @@ class Config(BaseConfig):
     path: Located | list[Located] = Field(min_length=1)
     """Files, folders, patterns or URLs."""
     suffixes: list[str] = Field([".warc", ".wet"], min_length=1)
-    """Files of a folder that are read, with or without .gz or .zst after it; files and patterns you name always are."""
+    """Files of a folder that are read, with or without .gz, .zst, .bz2 or .xz after it; those you name always are."""
     records: list[Literal["response", "resource", "conversion"]] = Field(
         ["response", "resource", "conversion"], min_length=1
     )
@@ -80,26 +76,28 @@ class Config(BaseConfig):
 
     def fingerprint(self) -> str:
         """Names, sizes and times of the files. Raises DataError if a path does not exist or holds nothing to read."""
-        root, found = self._find()
-        return content_hash([str(root), [(file.name, *file.stamp()) for file in found]])
+        listing = self._find()
+        return content_hash([str(listing.root), [(file.name, *file.stamp()) for file in listing.files]])
 
     def shards(self) -> list[str]:
         """One per file."""
-        return [file.name for file in self._find()[1]]
+        return [file.name for file in self._find().files]
 
     def read(self, ledger: SourceLedger, shard: str | None = None) -> Iterator[pa.RecordBatch]:
         """Documents in the order of files, then of records."""
         return batches(self._documents(ledger, shard))
 
-    def _find(self) -> tuple[Path, list[Found]]:
+    def _find(self) -> Listing:
         return find([self.path] if isinstance(self.path, str) else self.path, self.suffixes)
 
     def _documents(self, ledger: SourceLedger, shard: str | None) -> Iterator[Document]:
-        root, found = self._find()
+        root, found, passed_over = self._find()
         ledger = ledger.within(root)
         chosen = [file for file in found if shard is None or shard == file.name]
         if not chosen:
             raise DataError("there is no such file now.", where=f"{root}: {shard}")
+        if chosen[0] == found[0]:  # files that are passed over belong to no shard
+            ledger.pass_over(passed_over)
         for file in chosen:
             try:
                 with opened(file) as stream:
@@ -118,137 +116,99 @@ class Config(BaseConfig):
             if isinstance(frame, Fault):
                 ledger.quarantine(file.name, frame.place, frame.reason, frame.data)
                 continue
-            place = f"byte {frame.start}"
+            place, warned = f"byte {frame.start}", list[str]()
             try:
-                document = self._document(ledger.source, file.name, frame, ids)
-                if isinstance(document, str):
-                    ledger.skip(file.name, document, frame.header.get("warc-target-uri", ""))
-                elif document is not None:
-                    yield document
+                document = self._document(ledger.source, file.name, frame, ids, warned.append)
             except Unreadable as err:
                 shown = frame.data[frame.block : frame.block + 1600]
                 ledger.quarantine(file.name, ", ".join(filter(None, (place, err.place))), err.reason, shown)
+                continue
+            if isinstance(document, str):
+                ledger.skip(file.name, document, frame.header.get("warc-target-uri"))
+            elif document is not None:
+                for reason in warned:
+                    ledger.warn(file.name, place, reason)
+                yield document
         if not any_record:
             ledger.skip(file.name, "empty")
 
-    def _document(self, source: str, name: str, frame: Frame, ids: set[str]) -> Document | str | None:
+    def _document(
+        self, source: str, name: str, frame: Frame, ids: set[str], warn: fields.Warn
+    ) -> Document | str | None:
         """The document of a record, the reason why it is dropped, or None for what is no document."""
         header = frame.header
-        kind = header.get("warc-type", "").lower()
+        kind = header.get("warc-type").lower()
         if kind not in self.records:
             return "a record that refers to an earlier one" if kind in ("revisit", "continuation") else None
+        block = frame.data[frame.block :]
         if self.verify_digests:
-            _verify(header.get("warc-block-digest"), frame.data[frame.block :])
-        payload, declared, charset = frame.data[frame.block :], header.get("content-type", ""), None
-        if declared.lower().startswith("application/http"):
-            status, declared, charset, payload = _http(frame.data, self.max_document_bytes)
-            if self.statuses is not None and status not in self.statuses:
+            _verify(header.get("warc-block-digest"), block)
+        message = None
+        declared, charset = headers.media_type(header.all("content-type"))
+        if declared == "application/http" or (kind == "response" and block[:5] == b"HTTP/"):
+            message = http_message.parse(block)
+            if self.statuses is not None and message.status not in self.statuses:
+                status = message.status
                 return f"HTTP status {status}" if status and 100 <= status < 600 else "no HTTP status"
+            declared, charset = message.media, message.charset
         elif kind == "response":
             return "a response that is not HTTP"
-        media = header.get("warc-identified-payload-type") or declared or _guess(payload)
-        media = media.partition(";")[0].strip().lower()
-        if media not in self.content_types:
+        media = headers.media_type(header.get("warc-identified-payload-type"))[0] or declared
+        if media and media not in self.content_types:
             return "a content type that is not wanted"
+        truncated = header.get("warc-truncated")
+        payload = http_message.body_of(message, self.max_document_bytes, bool(truncated)) if message else block
         if not payload.strip():
             return "empty"
+        media = media or guess(payload)
+        if media not in self.content_types:
+            return "a content type that is not wanted"
         text, charset = decode_html(payload, charset or ("utf-8" if kind == "conversion" else None), media)
-        url = reading.check_line({"url": header.get("warc-target-uri", "").strip("<>")}, "url")
-        identity = header.get("warc-record-id", "").strip("<>").removeprefix("urn:uuid:")
-        if identity:
-            identity = f"{source}:{reading.check_line({'WARC-Record-ID': identity}, 'WARC-Record-ID')}"
-            if identity in ids:
-                raise Unreadable("a WARC-Record-ID that stood before", excerpt(identity, 80))
-            ids.add(identity)
-        metadata = {"content_type": "text/html" if media in HTML else media, "charset": charset}
+        if not text.strip():
+            return "empty"
+        side = {"url": header.get("warc-target-uri").strip("<>"), "date": header.get("warc-date")}
+        side["WARC-Record-ID"] = header.get("warc-record-id").strip("<>").removeprefix("urn:uuid:") or None
+        identity = fields.identity(side, "WARC-Record-ID" if side["WARC-Record-ID"] else None, source, ids, warn)
+        metadata: dict[str, Any] = {"content_type": "text/html" if media in HTML else media, "charset": charset}
         if language := header.get("warc-identified-content-language"):
             metadata["language"] = language
-        if truncated := header.get("warc-truncated"):
+        if truncated:
             metadata["truncated"] = truncated
         return Document(
             identity or document_id(source, name, text, frame.start),
             text,
             source,
             name,
-            reading.metadata_json(metadata if frame.stored else metadata | {"inflated": True}),
-            url,
-            reading.check_date({"date": header.get("warc-date")}, "date"),
+            fields.metadata_json(metadata if frame.stored else metadata | {"inflated": True}, warn),
+            fields.side(fields.check_line, side, "url", warn),
+            fields.side(fields.check_date, side, "date", warn),
             start=frame.start,
             stop=frame.stop,
         )
 
 
-def _http(record: bytes, limit: int) -> tuple[int | None, str, str | None, bytes]:
-    """(status, content type, charset, body) of the HTTP message in a WARC record, unchunked and unpacked."""
-    from fastwarc.warc import WarcRecord
-
-    try:
-        parsed = WarcRecord.from_bytes(record)
-        parsed.parse_http(auto_decode="transfer")
-        headers = parsed.http_headers
-        body = parsed.reader.read(limit + 1)
-    except Exception as err:
-        raise Unreadable("an HTTP message that cannot be read", str(err)[:80]) from None
-    if len(body) > limit:
-        raise Unreadable(Limits(limit, 0, 0).too_long)
-    for encoding in reversed((headers.get("Content-Encoding") or "").lower().split(",")):
-        body = unpack(body, encoding.strip(), limit)
-    return headers.status_code, parsed.http_content_type or "", parsed.http_charset, body
+_TAGS = (
+    "!doctype html", "html", "head", "script", "iframe", "h1", "div", "font", "table", "a", "style", "title", "b",
+    "body", "br", "p", "?xml", "!--",
+)  # fmt: skip
+"""How a page begins that does not say what it is, after WHATWG's "MIME Sniffing"."""
 
 
-def unpack(body: bytes, encoding: str, limit: int) -> bytes:
-    """Undo an HTTP content encoding, never inflating to more than `limit` bytes and one. A body that was unpacked by
-    the crawler, which left the header, stays as it is. Raises Unreadable."""
-    if encoding in ("", "identity", "none") or body.lstrip()[:1] == b"<":
-        return body
-    out = b""
-    try:
-        if encoding in ("gzip", "x-gzip"):
-            if body[:2] != b"\x1f\x8b":
-                return body
-            out = _inflate(body, 31, limit)
-        elif encoding == "deflate":
-            out = _inflate(body, 15 if body[:1] and body[0] & 15 == 8 else -15, limit)
-        elif encoding == "zstd":
-            with zstandard.ZstdDecompressor(max_window_size=reading.WINDOW_BYTES).stream_reader(body) as stream:
-                out = stream.read(limit + 1)
-        elif encoding == "br":
-            from fastwarc.stream_io import BrotliReader
-
-            out = BrotliReader(io.BytesIO(body)).read(limit + 1)
-        else:
-            raise Unreadable("a content encoding that is not known")
-    except (zlib.error, zstandard.ZstdError, OSError) as err:
-        raise Unreadable("a damaged content encoding", str(err)[:80]) from None
-    if len(out) > limit:
-        raise Unreadable(Limits(limit, 0, 0).too_long)
-    return out
-
-
-def _inflate(body: bytes, window: int, limit: int) -> bytes:
-    member = zlib.decompressobj(window)
-    out = member.decompress(body, limit + 1)
-    if len(out) <= limit and not member.eof:
-        raise Unreadable("a content encoding that is cut short")
-    return out
-
-
-_PAGE = re.compile(
-    rb"\s{0,999}<(!doctype html|html|head|script|iframe|h1|div|font|table|a|style|title|b|body|br|p|!--)[\s>]", re.I
-)  # how a page begins that does not say what it is, after WHATWG's "MIME Sniffing"
-
-
-def _guess(payload: bytes) -> str:
+def guess(payload: bytes) -> str:
+    """The media type of bytes that do not say what they are."""
     from resiliparse.parse.encoding import detect_mime
 
-    if _PAGE.match(payload):
-        return "text/html"
+    head = payload[:2048].lstrip(b"\xef\xbb\xbf \t\r\n\f").lower().decode("latin-1")
+    for tag in _TAGS:
+        rest = head.removeprefix("<" + tag)
+        if rest != head and (tag == "!--" or rest[:1] in (*" >\t\r\n\f",)):
+            return "text/html"
     return detect_mime(payload[:4096])
 
 
-def _verify(stated: str | None, data: bytes) -> None:
+def _verify(stated: str, data: bytes) -> None:
     """Raise Unreadable if a WARC digest (`sha1:` and Base32, or hexadecimal) is not that of the data."""
-    name, _, digest = (stated or "").partition(":")
+    name, _, digest = stated.partition(":")
     if name.lower().replace("-", "") not in ("sha1", "sha256"):
         return
     have = hashlib.new(name.lower().replace("-", ""), data).digest()
