@@ -51,23 +51,31 @@ def test_one_folder_with_everything(folder, tmp_path):
     (folder / "c.jsonl.zst").write_bytes(zstandard.compress(b" " * 300_000_000))
     (folder / "d.parquet").write_bytes(b"PAR1" + os.urandom(99) + b"PAR1")
     pq.write_table(pa.table({"text": ["row"], "id": ["7"], "date": ["2024"]}), folder / "e.parquet")
-    os.symlink("/etc/passwd", folder / "f.txt")
-    os.symlink("/etc", folder / "g")
+    os.symlink("nowhere", folder / "f.txt")
+    (folder / "g.jsonl").write_bytes(b"a,b\n" * 200_000)
     documents, account = read(tmp_path, folder, id_field="id", date_field="date")
     texts = [d["text"] for d in documents]
-    assert texts == ["good", "mixed\nnew\nlines\n", "tab\tbell\x07", *(["packed"] if "packed" in texts else []), "row"]
+    assert texts == [
+        "good",
+        "x",
+        "mixed\nnew\nlines\n",
+        "tab\tbell\x07",
+        *(["packed"] if "packed" in texts else []),
+        "row",
+    ]
     assert account["dropped"] == {"empty": 1}
     assert account["quarantined"] == {
         "a 'id' that stood before": 1,
-        "a date that cannot be read": 1,
         "not UTF-8": 1,
         "binary data (NUL bytes)": 1,
         "nested too deeply": 1,
         "compressed data is cut short": 1,
         "inflates to more than 200 times its size": 1,
         "not readable as Parquet": 1,
-        "a link that leads out of the folder": 2,
+        "cannot be read: No such file or directory": 1,
+        "not JSON lines": 1,
     }
+    assert account["warnings"] == {"a date that cannot be read": 1}
     assert (tmp_path / "q.jsonl").read_text().isascii()  # safe to show on any terminal
 
 
@@ -90,9 +98,14 @@ def test_a_document_of_100_megabytes_is_neither_kept_nor_held(folder, tmp_path):
 def test_web_pages_in_files(folder, tmp_path):
     (folder / "a.html").write_bytes('<meta charset="windows-1251"><p>Привет, мир</p>\r\n'.encode("windows-1251"))
     (folder / "b.htm.gz").write_bytes(gzip.compress(b"<p>plain</p>"))
-    (folder / "c.html").write_bytes(b"<p>nul \0</p>")
+    (folder / "c.html").write_bytes(b"<p>nul\0</p>")
+    (folder / "d.html").write_bytes(b"GIF89a" + bytes(99))
     documents, account = read(tmp_path, folder, suffixes=[".html", ".htm"], separator="<p>")
-    assert [d["text"] for d in documents] == ['<meta charset="windows-1251"><p>Привет, мир</p>\n', "<p>plain</p>"]
+    assert [d["text"] for d in documents] == [
+        '<meta charset="windows-1251"><p>Привет, мир</p>\n',
+        "<p>plain</p>",
+        "<p>nul</p>",
+    ]
     assert json.loads(documents[0]["metadata"]) == {"content_type": "text/html", "charset": "cp1251"}
     assert account["quarantined"] == {"binary data (NUL characters)": 1}
 

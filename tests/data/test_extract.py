@@ -117,12 +117,65 @@ def test_large_and_deep_pages_are_refused(built):
     small = extractor("resiliparse", max_chars=100, max_depth=5)
     with pytest.raises(Unreadable, match=r"longer than max_chars \(100\)"):
         small.extract("x" * 101, "")
-    with pytest.raises(Unreadable, match="nested deeper than max_depth"):
+    with pytest.raises(Unreadable, match=r"nested deeper than max_depth \(5\)"):
         small.extract("<div>" * 6, "")
     for name in NAMES:
         with pytest.raises(Unreadable, match="nested deeper"):
             built[name].extract("<b>" * 100_000, "")
-    assert pages.depth("<div><p><p><SPAN></span></div><div></div>") == 2
+
+
+@pytest.mark.parametrize(
+    "inside, deep",
+    [
+        ("<div>" * 6, True),
+        ("<x-own>" * 6, True),
+        ("<svg>" + "<g>" * 6, True),
+        ("<math>" + "<mrow>" * 6, True),
+        ("<div/>" * 6, True),  # HTML has no self-closed div
+        ("<div>" * 5, False),
+        ("<div><p><p><SPAN></span></div>" * 9, False),
+        ("<li>" * 9 + "<option>" * 9 + "<br>" * 9 + "<img>" * 9, False),
+        ("<svg>" + "<g/>" * 99 + "</svg>", False),
+        ("<math>" + "<mspace/>" * 99 + "</math>", False),
+        ("<script>" + "'<div>'" * 99 + "</script>", False),
+        ("<style>" + "<div>" * 99 + "</style><textarea>" + "<b>" * 99 + "</textarea>", False),
+        ("<!--" + "<div>" * 99 + "-->", False),
+        ("<p title='" + "<div>" * 99 + "'>", False),
+    ],
+)
+def test_depth_is_that_of_elements_which_nest(inside, deep):
+    assert pages.is_deeper(inside, 5) is deep
+
+
+CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
+SAID = "The ferry leaves at nine and returns before dusk, carrying mail and bread to the island."
+ARTICLE = (
+    f"<html><body>%s<article><p>{SAID}</p><p>Nobody on the quay seemed to hurry that morning.</p></article></body>"
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "page",
+    [
+        *(ARTICLE.replace("mail", f"ma{c}il") for c in ["\x0b", "\0", "\x1f", "\uffff", "&#11;", "&#x1F;", "&#0;"]),
+        ARTICLE.replace("dusk, ", "dusk,\f"),
+        ARTICLE % ("<svg>" + "<g/>" * 800 + "</svg>"),
+        ARTICLE % ("<script>var a = ['" + "<div>x','" * 800 + "'];</script>"),
+        ARTICLE % ("<!-- " + "<div>" * 800 + " -->"),
+    ],
+)  # fmt: skip
+def test_what_is_no_text_and_what_does_not_nest_costs_nothing(name, page, built):
+    text = built[name].extract(page.replace("%s", ""), "")
+    assert SAID in " ".join(text.split()) and not pages._CONTROLS.search(text)
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="the cases are not here")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("case", ["control_character", "self_closed_svg", "tags_in_script"])
+def test_cases(name, case, built):
+    text = built[name].extract((CASES / f"{case}.html").read_text(encoding="utf-8"), "")
+    assert text.startswith(SAID) and len(text) > 600
 
 
 class Config:

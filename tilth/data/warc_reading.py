@@ -168,6 +168,7 @@ class _Framer:
         self._lost = False  # looking for the next record
         self._ended = False  # no more bytes come
         self._current: tuple[Header, int, int] | None = None  # header, block and end of the record being read
+        self._origin = ""  # its place
         self._member = (0, 0)  # where the current member begins: inflated, stored
 
     def run(self, events: Iterator[bytes | _Edge | Fault]) -> Iterator[Frame | Fault]:
@@ -223,7 +224,8 @@ class _Framer:
         return f"byte {self._member[1] if self._kind else self._at}"
 
     def _fault(self, reason: str, start: int = 0) -> Fault:
-        return Fault(reason, self._place(), bytes(self._buffer[start : start + 400]))
+        place = self._place() if self._current is None else self._origin
+        return Fault(reason, place, bytes(self._buffer[start : start + 400]))
 
     def _cut(self) -> Iterator[Frame | Fault]:
         """Take the records that are whole from the buffer."""
@@ -242,7 +244,8 @@ class _Framer:
                 self._give_up(fresh)
             elif end > self._most and (self._kind or self._ends_well(end)):
                 yield self._fault(self._too_long, block)
-                self._skip, self._current = end, None
+                self._drop(min(block, len(self._buffer)))  # its own first bytes begin no other record
+                self._skip, self._current = end - block, None
             elif end > self._most:
                 yield self._fault(_FALSE_LENGTH)
                 self._give_up(block)
@@ -298,11 +301,13 @@ class _Framer:
             if header is None:
                 if len(self._buffer) < HEADER_BYTES and not self._ended:
                     return False
-                problem = "a WARC header that does not end"
+                cut = len(self._buffer) < HEADER_BYTES
+                problem = "a WARC record that is cut short" if cut else "a WARC header that does not end"
             else:
                 length = header.get("content-length")
                 if length.isascii() and length.isdigit() and len(length) < 16:
                     self._current, self._lost = (header, header.body, header.body + int(length)), False
+                    self._origin = self._place()
                     return True
                 problem = "a WARC record without a Content-Length"
         if not self._lost:

@@ -140,7 +140,8 @@ class Config(BaseConfig):
             if kind == "json" and files:
                 return self._of_json(builder, files, named.get("revision"))
             if kind == "csv":
-                named["converters"] = dict.fromkeys(self._wanted(), str)  # else "007" is 7, and "NA" is nothing
+                named["converters"] = dict.fromkeys(self._wanted(), str)  # else "007" is 7
+                named["keep_default_na"] = False  # and "NA" is nothing
             named["streaming"] = local is not None or self.streaming  # no copy of what is here already
             table = datasets.load_dataset(str(local or self.path), self.subset, split=self.split, **named)
         except DataError:
@@ -179,7 +180,7 @@ class Config(BaseConfig):
         return self._of_files([kept / name for name in inside] if kept else files)
 
     def _of_files(self, files: Sequence[str | Path]) -> Iterator[Row]:
-        limits = Limits(self.max_document_bytes, 1e4, 1 << 40)
+        limits = Limits(4 * self.max_document_bytes + _FIELDS_BYTES, 1e4, 1 << 40)
         for file in files:
             far = isinstance(file, str) and remote.is_url(file)
             path = remote.listing(str(file), lambda name: True)[0] if far else Path(file)
@@ -268,6 +269,10 @@ def _others(folder: Path, files: list[str]) -> Counter[str]:
 def _cache(name: str) -> Path:
     """Where the hub's own tools keep a dataset."""
     return Path(_imported("huggingface_hub").constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
+
+
+_FIELDS_BYTES = 1 << 20
+"""What an object of JSON may have beside its text."""
 
 
 def _saved(folder: Path) -> bool:

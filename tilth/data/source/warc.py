@@ -189,9 +189,9 @@ class Config(BaseConfig):
 
 _TAGS = (
     "!doctype html", "html", "head", "script", "iframe", "h1", "div", "font", "table", "a", "style", "title", "b",
-    "body", "br", "p", "?xml", "!--",
+    "body", "br", "p", "?xml", "!--", "meta", "link", "h2", "center", "span", "form", "ul", "article", "section", "main",
 )  # fmt: skip
-"""How a page begins that does not say what it is, after WHATWG's "MIME Sniffing"."""
+"""How a page begins that does not say what it is, after WHATWG's "MIME Sniffing", and a few more."""
 
 
 def guess(payload: bytes) -> str:
