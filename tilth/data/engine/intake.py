@@ -28,7 +28,8 @@ from .tasks import Task
 
 _Account = TypedDict(
     "_Account",
-    {"in": Count, "bytes": Count, "documents": Count, "dropped": dict[str, Count], "quarantined": dict[str, Count]},
+    {"in": Count, "bytes": Count, "documents": Count}
+    | dict.fromkeys(("dropped", "quarantined", "warnings", "passed_over"), dict[str, Count]),
 )
 """What was read of a shard and what was not."""
 

@@ -189,7 +189,7 @@ class Config(BaseConfig):
 
 _TAGS = (
     "!doctype html", "html", "head", "script", "iframe", "h1", "div", "font", "table", "a", "style", "title", "b",
-    "body", "br", "p", "?xml", "!--", "meta", "link", "h2", "center", "span", "form", "ul", "article", "section", "main",
+    "body", "br", "p", "?xml", "!--", "meta", "link", "h2", "center", "span", "form", "ul", "article", "main",
 )  # fmt: skip
 """How a page begins that does not say what it is, after WHATWG's "MIME Sniffing", and a few more."""
 
