@@ -37,9 +37,12 @@ from tilth.data import (
     finding,
     headers,
     holdout,
+    http_message,
+    hub_files,
     json_reading,
     parquet_reading,
     pieces,
+    prescan,
     python_text,
     reading,
     warc_reading,
@@ -168,8 +171,8 @@ def summary(source: str, account: dict[str, Any]) -> str:
 
 
 _READERS = (
-    charset, compression, cutting, document, fields, finding, headers, json_reading, parquet_reading, pieces,
-    python_text, reading, warc_reading,
+    charset, compression, cutting, document, fields, finding, headers, http_message,
+    hub_files, json_reading, parquet_reading, pieces, prescan, python_text, reading, warc_reading,
 )  # fmt: skip
 """Modules that decide what documents a source has."""
 

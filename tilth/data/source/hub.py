@@ -14,8 +14,6 @@ Fails when: a dataset is gated and no token was given to the hub's own tools, or
 from __future__ import annotations
 
 import glob
-import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,7 +24,7 @@ from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.core.located import LocatedOrName
-from tilth.data import fields, finding, json_reading, remote
+from tilth.data import fields, hub_files, json_reading, remote
 from tilth.data.document import Document, SourceLedger, batches, document_id
 from tilth.data.reading import Limits, Unreadable
 
@@ -90,7 +88,7 @@ class Config(BaseConfig):
         """The commit on the hub, or names, sizes and times of the files on disk. Raises DataError if there is none."""
         local = self._local()
         if local is None:
-            return content_hash([self.path, self.subset, self.split, self._commit()])
+            return content_hash([self.path, self.subset, self.split, hub_files.commit(self.path, self.revision)])
         files = sorted(f for f in local.rglob("*") if f.is_file() and not f.name.startswith("."))
         return content_hash([(str(f.relative_to(local)), (s := f.stat()).st_size, s.st_mtime_ns) for f in files])
 
@@ -102,41 +100,24 @@ class Config(BaseConfig):
         path = Path(self.path).expanduser()
         return path if path.is_dir() else None
 
-    def _commit(self) -> str:
-        """The commit that the revision stands for; a full commit as it is; offline, what was cached last."""
-        if self.revision and len(self.revision) == 40:
-            return self.revision
-        hub = _imported("huggingface_hub")
-        try:
-            return hub.HfApi().dataset_info(self.path, revision=self.revision).sha
-        except Exception:
-            ref = _cache(self.path) / "refs" / (self.revision or "main")
-            if ".." not in ref.parts and ref.is_file():
-                return ref.read_text(encoding="utf-8").strip()
-        raise DataError(
-            "there is no such folder, and the hub does not know the dataset or cannot be reached.",
-            where=self.path,
-            fix="Check the name, or name a full commit as `revision` of a dataset that is in the cache.",
-        )
-
     def _wanted(self) -> list[str]:
         named = [self.text_field, self.id_field, self.url_field, self.date_field, self.licence_field]
         return list(dict.fromkeys(f for f in [*named, *self.metadata_fields] if f))
 
     def _rows(self, ledger: SourceLedger) -> Iterator[Row]:
         """All rows in order. Raises DataError where the dataset cannot be opened, or not be read to its end."""
-        datasets = _imported("datasets")
+        datasets = hub_files.imported("datasets")
         datasets.disable_progress_bars()
         local = self._local()
         try:
-            if local is not None and _saved(local):
+            if local is not None and hub_files.is_saved(local):
                 found = datasets.load_from_disk(str(local))
                 return self._of_table(found[self.split] if isinstance(found, datasets.DatasetDict) else found, ledger)
             builder, named = self._builder(datasets)
             kind = type(builder).__module__.rpartition(".")[2]
             files = list((builder.config.data_files or {}).get(self.split, []))
             if local is not None and files:
-                ledger.pass_over(_others(local, files))
+                ledger.pass_over(hub_files.others(local, files))
             if kind == "json" and files:
                 return self._of_json(builder, files, named.get("revision"))
             if kind == "csv":
@@ -156,11 +137,11 @@ class Config(BaseConfig):
         local = self._local()
         if local is not None:
             return datasets.load_dataset_builder(str(local), self.subset, **named), named
-        named["revision"] = self._commit()
+        named["revision"] = hub_files.commit(self.path, self.revision)
         try:
             return datasets.load_dataset_builder(self.path, self.subset, **named), named
         except Exception:
-            kept = _cache(self.path) / "snapshots" / named["revision"]  # offline, and read before
+            kept = hub_files.cache(self.path) / "snapshots" / named["revision"]  # offline, and read before
             if self.streaming or not kept.is_dir():
                 raise
             return datasets.load_dataset_builder(str(kept), self.subset, **{**named, "revision": None}), named
@@ -174,13 +155,13 @@ class Config(BaseConfig):
         kept = None
         inside = [file.partition("@")[2].partition("/")[2] for file in files]
         if remote.is_url(files[0]) and not self.streaming:
-            download = _imported("huggingface_hub").snapshot_download
+            download = hub_files.imported("huggingface_hub").snapshot_download
             wanted = ["README.md", *map(glob.escape, inside)]
             kept = Path(download(self.path, repo_type="dataset", revision=commit, allow_patterns=wanted))
         return self._of_files([kept / name for name in inside] if kept else files)
 
     def _of_files(self, files: Sequence[str | Path]) -> Iterator[Row]:
-        limits = Limits(4 * self.max_document_bytes + _FIELDS_BYTES, 1e4, 1 << 40)
+        limits = Limits(4 * self.max_document_bytes + hub_files.FIELDS_BYTES, 1e4, 1 << 40)
         for file in files:
             far = isinstance(file, str) and remote.is_url(file)
             path = remote.listing(str(file), lambda name: True)[0] if far else Path(file)
@@ -256,39 +237,3 @@ class Config(BaseConfig):
             fields.side(fields.check_date, row, self.date_field, warn),
             fields.side(fields.check_line, row, self.licence_field, warn),
         )
-
-
-def _others(folder: Path, files: list[str]) -> Counter[str]:
-    """Files of a folder that are not read, by suffix."""
-    read = {str(Path(file)) for file in files}
-    every = (p for p in folder.rglob("*") if p.is_file() and str(p.absolute()) not in read)
-    hidden = lambda p: any(part.startswith(".") for part in p.relative_to(folder).parts)  # noqa: E731
-    return Counter(finding.HIDDEN if hidden(p) else finding.suffix_of(p.name) for p in every)
-
-
-def _cache(name: str) -> Path:
-    """Where the hub's own tools keep a dataset."""
-    return Path(_imported("huggingface_hub").constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
-
-
-_FIELDS_BYTES = 1 << 20
-"""What an object of JSON may have beside its text."""
-
-
-def _saved(folder: Path) -> bool:
-    """Whether `save_to_disk` wrote this folder."""
-    return any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json", "state.json"))
-
-
-def _imported(name: str) -> Any:
-    import importlib
-
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        return importlib.import_module(name)
-    except ImportError as err:
-        raise DataError(
-            f"'{name}' is needed to read datasets of the hub and cannot be imported ({err}).",
-            where="source hub",
-            fix="pip install datasets",
-        ) from None
