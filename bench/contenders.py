@@ -99,7 +99,7 @@ def train_tilth(gate: Gate, shape: dict[str, int], data: Any, precision: str, se
         def step(self, clock: Clock, result: Any, seconds: float, data_wait: float) -> None:
             gate(result.loss)
 
-        def diverged(self, clock: Clock, result: Any, batch: Batch) -> None:
+        def bad_step(self, clock: Clock, result: Any, batch: Batch) -> None:
             raise RuntimeError(f"the loss is {result.loss} at step {clock.step}")
 
         def should_stop(self) -> None:
@@ -126,7 +126,7 @@ def train_tilth(gate: Gate, shape: dict[str, int], data: Any, precision: str, se
         "flops_per_token": config.flops_per_token(shape["vocab"], shape["sequence"]),
         "native": native.available(),
     }
-    loop(learner, fetch, Clock(0, NEVER), Timers(None, None), Watch(), lambda clock: None, lambda clock: None)
+    loop(learner, fetch, Clock(0, NEVER), Timers(None, None), Watch(), lambda clock: "", lambda clock: None)
 
 
 def train_hf(gate: Gate, shape: dict[str, int], data: Any, precision: str, seed: int) -> None:

@@ -19,6 +19,7 @@ from tilth.command import console_for as _console
 
 app = typer.Typer(
     name="tilth",
+    epilog=command.EXIT_CODES,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -47,7 +48,7 @@ app.add_typer(first_app)
 app.add_typer(data_app, name="data")
 
 
-@verb("run")
+@verb("run", goes_on=True)
 def run(
     recipe: RecipePath,
     overrides: Overrides = None,
@@ -57,13 +58,14 @@ def run(
 ) -> Any:
     """Do the whole job: text, tokenizer, training, evaluation, export, report. Goes on where it stopped."""
     from tilth import job
+    from tilth.core import ranks
 
     out = _console(json_output)
     finished = job.run(recipe, overrides, run_dir=run_dir, root=root, out=out)
-    return finished.summary() if job.is_first_process() else None
+    return finished.summary() if ranks.is_first() else None
 
 
-@verb("plan")
+@verb("plan", goes_on=True)
 def plan(recipe: RecipePath, overrides: Overrides = None, root: Root = Path("runs"), json_output: Json = False) -> Any:
     """Say what a recipe will cost and consume, and refuse what cannot work. Trains nothing."""
     from tilth import job
@@ -272,7 +274,7 @@ def new(
     return {"files": [str(p) for p in paths]}
 
 
-@verb("check")
+@verb("check", goes_on=True)
 def check(
     technique: Annotated[str | None, typer.Argument(help="Such as optim.muon.", show_default=False)] = None,
     every: Annotated[bool, typer.Option("--all", help="Every technique that claims something.")] = False,
@@ -301,7 +303,7 @@ def check(
     return result
 
 
-@verb("compare")
+@verb("compare", goes_on=True)
 def compare(
     recipe: RecipePath,
     overrides: Overrides = None,

@@ -24,12 +24,12 @@ Engine = Annotated[str, typer.Option(help="daft (worker processes here), ray (a 
 Workers = Annotated[int | None, typer.Option(help="Worker processes (default: one per core).", min=1)]
 
 
-def verb(name: str) -> Any:
+def verb(name: str, goes_on: bool = False) -> Any:
     """A verb of `tilth data`."""
-    return functools.partial(command.verb, app)(name, f"data {name}")
+    return functools.partial(command.verb, app)(name, f"data {name}", goes_on)
 
 
-@verb("run")
+@verb("run", goes_on=True)
 def run(
     recipe: RecipePath,
     overrides: Overrides = None,
@@ -69,7 +69,7 @@ def _reported(say: Any, *what: Any, **options: Any) -> Any:
         raise
 
 
-@verb("signals")
+@verb("signals", goes_on=True)
 def signals(
     recipe: RecipePath,
     overrides: Overrides = None,

@@ -17,7 +17,7 @@ app = typer.Typer(rich_markup_mode=None)
 verb = functools.partial(command.verb, app)
 
 
-@verb("demo")
+@verb("demo", goes_on=True)
 def demo(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Overrides, e.g. budget.tokens=1e5.", show_default=False)

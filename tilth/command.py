@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
-from tilth.core.errors import TilthError
+from tilth.core import ranks, signals
+from tilth.core.errors import Interrupted, TilthError
+from tilth.core.text import visible
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
 Overrides = Annotated[
@@ -29,37 +33,43 @@ RunPath = Annotated[
 """A path in whose place `latest` may stand; the kinds of runs it is chosen from come last."""
 
 
-def verb(app: typer.Typer, name: str, said: str = "") -> Callable[[Callable[..., Any]], Callable[..., None]]:
-    """Make a function a verb of `app`: what it returns is the JSON, a TilthError becomes a sentence and an exit code.
-    `said` is the name with what stands before it, as in "data run"."""
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 to 9 a fault that is named (2 recipe, 3 data, 4 checkpoint, 5 plan, 6 in use, 7 diverged, "
+    "8 proof, 9 ranks); 70 a fault in the code, with a crash file; 71 out of memory; 74 input or output; 75 stopped by "
+    "a signal, and the same command goes on (run, plan, compare, check, data run, data signals); 130 stopped by Ctrl-C "
+    "(all others)."
+)
+
+
+def verb(
+    app: typer.Typer, name: str, said: str = "", goes_on: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Make a function a verb of `app`: what it returns is the JSON, an error becomes a sentence and an exit code.
+
+    `said` is the name with what stands before it, as in "data run". `goes_on`: called again, the verb does what is
+    left; so a signal that stops it means "try again" (75).
+    """
 
     def decorate(fn: Callable[..., Any]) -> Callable[..., None]:
         @functools.wraps(fn)
         def command(*args: Any, **kwargs: Any) -> None:
-            as_json = kwargs.get("json_output", False) and os.environ.get("RANK", "0") == "0"
+            as_json = kwargs.get("json_output", False) and ranks.is_first()
             if hasattr(sys.stdout, "reconfigure"):  # text from data may hold what the terminal's encoding lacks
                 sys.stdout.reconfigure(errors="backslashreplace")
             try:
-                data = fn(*args, **_named(fn, kwargs))
-            except TilthError as err:
-                if as_json:
-                    print(json.dumps(err.as_dict(), ensure_ascii=False))
-                else:
-                    print(f"tilth {said or name}: {err}", file=sys.stderr)
-                raise typer.Exit(err.exit_code) from None
+                with signals.Interrupt(raising=True) if goes_on else contextlib.nullcontext():
+                    data = fn(*args, **_named(fn, kwargs))
+            except signals.Stopped as err:
+                stopped = Interrupted(f"{err}: stopped.", fix="The same command goes on from what is finished.")
+                _end(stopped, said or name, as_json)
+            except (typer.Exit, typer.Abort, typer.BadParameter):
+                raise
             except KeyboardInterrupt:
                 raise typer.Exit(130) from None
             except BrokenPipeError:
                 raise typer.Exit(141) from None
-            except OSError as err:  # disk full, no permission: the system's own words are the sentence
-                if as_json:
-                    print(json.dumps({"error": "OSError", "what": str(err), "exit_code": 74}))
-                else:
-                    print(
-                        f"tilth {said or name}: {err.filename or 'input or output'}: {err.strerror or err}",
-                        file=sys.stderr,
-                    )
-                raise typer.Exit(74) from None
+            except Exception as err:
+                _end(err, said or name, as_json)
             if as_json:
                 print(json.dumps(data, ensure_ascii=False))
 
@@ -79,6 +89,36 @@ def _named(fn: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
         root = given.get("root", Path("runs"))
         given = {**given, **{n: latest(root, k) for n, k in kinds.items() if k and not given[n].exists()}}
     return given
+
+
+def _end(err: Exception, name: str, as_json: bool) -> NoReturn:
+    """Say an error to a person or a program, and leave with its exit code."""
+    if isinstance(err, Interrupted):
+        signals.ignore()
+    if os.environ.get("TILTH_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(err)
+    facts = _as_dict(err, name)
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+    elif "said_by" not in vars(err):  # else another rank says the same
+        sentence = " ".join(filter(None, (f"{facts['where']}:" if facts["where"] else "", facts["what"], facts["fix"])))
+        print(f"tilth {name}: {visible(sentence)}", file=sys.stderr)
+    if "stuck" in vars(err):  # threads wait for a rank that is gone; Python would wait for them
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(facts["exit_code"])
+    raise typer.Exit(facts["exit_code"]) from None
+
+
+def _as_dict(err: Exception, name: str) -> dict[str, Any]:
+    if isinstance(err, TilthError):
+        return err.as_dict()
+    if isinstance(err, OSError):  # disk full, no permission: the system's own words are the sentence
+        where, what = str(err.filename or "input or output"), str(err.strerror or err)
+        return {"error": "OSError", "where": where, "what": what, "fix": "", "exit_code": 74}
+    from tilth.core import crash
+
+    return crash.told(err, name).as_dict()
 
 
 def console_for(json_output: bool) -> Any:

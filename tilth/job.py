@@ -8,7 +8,6 @@ settings. A second run redoes nothing; a changed learning rate trains again and 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +21,11 @@ import yaml
 
 from tilth.arch import hf, io
 from tilth.arch.weights.common import foldable, load_dense_state, to_dense_state
-from tilth.core import device, machine
+from tilth.core import crash, device, machine
 from tilth.core import recipe as recipes
 from tilth.core.clock import Clock
 from tilth.core.config import validate
-from tilth.core.errors import DataError, Interrupted, PlanError, RecipeError, RunInUse, TilthError, nearest
+from tilth.core.errors import DataError, Interrupted, PlanError, RecipeError, RunInUse, nearest
 from tilth.core.formats import Evaluation, Status, StepRow
 from tilth.core.hashing import content_hash, file_hash
 from tilth.core.kinds import refuse_other_run
@@ -35,6 +34,7 @@ from tilth.core.protocols import NamedParam
 from tilth.core.recipe import Recipe, Resolved
 from tilth.core.record import Record, claim, trained
 from tilth.core.rundir import RunDir, read_json, read_rows, sweep, whole_dir, write_json, write_whole
+from tilth.core.signals import Interrupt, Stopped
 from tilth.core.streams import key as stream_key
 from tilth.core.technique import dump, resolve, use_name
 from tilth.data.corpus import Documents, NothingLeft
@@ -47,9 +47,10 @@ from tilth.eval.evaluate import figures, tell
 from tilth.eval.speaker import Speaker
 from tilth.report import facts, page
 from tilth.report.live import Console, console
-from tilth.train.learner import World, equip
+from tilth.train.learner import equip
 from tilth.train.plan import Plan, plan, remember, shape
 from tilth.train.session import Session, Setting
+from tilth.train.world import World
 
 GENERATION = "generation_config.json"
 ORIGIN = "origin.json"
@@ -127,12 +128,19 @@ def run(
     checkpoint saved: the same call goes on from there.
     """
     resolved = _resolved(recipe, overrides)
-    with World() as world:
-        _limit_threads(world)
+    with World(resolved.recipe.timeout) as world, Interrupt(raising=True) as interrupt:
+        world.limit_threads()
         out = out or console(quiet=world.rank > 0)
-        job = _Job(resolved, run_dir, Path(root), world, out)
+        job = _Job(resolved, run_dir, Path(root), world, out, interrupt)
         try:
             return job.run()
+        except Stopped as err:
+            raise Interrupted(
+                f"{err}: stopped while {job.doing}.", fix="The same command goes on from what is finished."
+            ) from None
+        except Exception as err:
+            crash.remember(err, job.scene())
+            raise
         finally:
             out.close()
 
@@ -197,11 +205,6 @@ def prepare(recipe: Recipe, cache: Path, say: Any) -> Prepared:
     documents = prepare_documents(recipe.corpus, cache, say)
     tokenizer = Tokenizer.load(recipe.tokenizer.prepare(documents, cache, say))  # type: ignore[attr-defined]
     return Prepared(documents, tokenizer, write_stores(documents, tokenizer, cache, say))
-
-
-def is_first_process() -> bool:
-    """Whether this process speaks for the run (rank 0, or the only one)."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def evaluate(
@@ -447,29 +450,36 @@ def _resolved(recipe: str | Path | Recipe, overrides: Any) -> Resolved:
     return recipes.load(recipe, overrides)
 
 
-def _limit_threads(world: World) -> None:
-    """Share the cores among the processes of this machine (torchrun sets OMP_NUM_THREADS=1, which is too few)."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if world.size > 1 and world.device.type == "cpu":
-        torch.set_num_threads(max(1, machine.cores() // local))
-
-
 class _Job:
     """One run of one recipe by one process among `world`."""
 
-    def __init__(self, resolved: Resolved, run_dir: Any, root: Path, world: World, out: Console) -> None:
+    def __init__(
+        self, resolved: Resolved, run_dir: Any, root: Path, world: World, out: Console, interrupt: Interrupt
+    ) -> None:
         self.recipe, self.resolved, self.world, self.out = resolved.recipe, resolved, world, out
         self.cache = root / ".cache"
         self.root, self.given = root, run_dir
+        self.interrupt = interrupt
         self.begin = time.time()
+        self.doing = "preparing the data"
+        self.opened: Path | None = None
+
+    def scene(self) -> crash.Scene:
+        """Where this job is, for a crash file."""
+        rows: list[dict[str, Any]] = []
+        if self.opened is not None:
+            with contextlib.suppress(DataError, OSError):  # the fault may be theirs
+                rows = read_rows(self.opened / "metrics.jsonl")
+        step = rows[-1]["global_step"] if rows else None
+        return crash.Scene(self.opened, self.doing, step, recipes.to_yaml(self.recipe))
 
     def run(self) -> Finished:
         first = self.world.rank == 0
-        if first:
-            self.prepared = self._prepare()
-        self.world.barrier()
-        if not first:
-            self.prepared = prepare(self.recipe, self.cache, self.out.say)
+        given = None if self.given is None else str(Path(self.given).resolve())
+        asked = {"recipe": self.recipe.to_dict(), "run directory": given, "root": str(self.root.resolve())}
+        self.world.compare("asked", {**asked, "versions": machine.libraries()})
+        with self.world.first_before_others(self.doing):
+            self.prepared = self._prepare() if first else prepare(self.recipe, self.cache, self.out.say)
         self.start = start_of(self.recipe, self.prepared.tokenizer)
         check(self.recipe, self.start, self.prepared.tokenizer, self.out.say)
         check_held_out(self.recipe, self.prepared.documents, self.out.say)
@@ -477,18 +487,23 @@ class _Job:
         name = f"{self.recipe.name}-{content_hash(self.identity, 8)}"
         self.dir = RunDir(self.given or self.root / name)
         self.plan = plan(self.recipe, self.prepared.stores, self.start.vocab_size, self.cache, self.world.size)
+        self.world.compare("data", {**self.identity, "trained already": trained(self.dir)})
+        self.world.connect()
         if not first:
             return self._train_only()
         claim(self.dir, self.identity)  # before the lock is put there
         with self.dir.lock():
             self.record = Record(self.dir, self.identity, self.out.say)
             self._open()
+            self.opened = self.dir.path
             try:
                 self._train_if_needed()
+                self.world.leave()  # what follows is this rank's alone
                 self._after_training()
             except BaseException as err:
                 stopped = isinstance(err, (Interrupted, KeyboardInterrupt))
-                with contextlib.suppress(OSError, TilthError):  # the disk may be what failed
+                # the disk may be what failed; the first error is the one to tell
+                with contextlib.suppress(Exception):
                     self._end("interrupted" if stopped else "failed", error=str(err) or type(err).__name__)
                 raise
             page_path = self._end("done")
@@ -568,7 +583,13 @@ class _Job:
         return Finished(self.dir.path, self.recipe)
 
     def _train_if_needed(self) -> None:
+        self.doing = "training"
+        with self.world.watched():
+            self._train_together()
+
+    def _train_together(self) -> None:
         self.world.barrier()  # the first rank has opened the directory
+        self.opened = self.dir.path
         if trained(self.dir):
             self.out.say("trained already: this recipe's weights are in model/")
             return
@@ -583,6 +604,8 @@ class _Job:
                 build_model=self._build_model,
                 evaluate=self._quick_bits,
                 measure=self._figures,
+                decode=self.prepared.tokenizer.decode,
+                interrupt=self.interrupt,
             )
         ).run()
         if self.world.rank == 0:
@@ -630,6 +653,7 @@ class _Job:
     # ---- after training ------------------------------------------------------------------------------------------
 
     def _after_training(self) -> None:
+        self.doing = "evaluating and exporting"
         speaker = load(self.dir.path)
         weights = read_json(self.dir / "model" / "model.json")["sha256"]
         speaker.model.to_compute(self.recipe.precision.compute_dtype)

@@ -26,7 +26,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "NO_COLOR"):
+    for name in ("RANK", "WORLD_SIZE", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "120")
@@ -74,7 +74,7 @@ def test_other_ranks_and_quiet_say_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     out = io.StringIO()
     c = live.console(quiet=True, stream=out)
     c.say("x"), c.step(ROW), c.eval(ROW), c.close()
-    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("RANK", "1"), monkeypatch.setenv("WORLD_SIZE", "2")
     live.console(stream=out).say("x")
     assert out.getvalue() == ""
 

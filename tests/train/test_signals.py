@@ -1,14 +1,27 @@
+"""Stopping signals: the first one decides, later ones change nothing, ignored ones stay ignored."""
+
 from __future__ import annotations
 
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
-from tilth.train import signals
-from tilth.train.signals import Interrupt, agree
+from tilth.core import signals
+from tilth.core.signals import Interrupt, Stopped
+
+
+@pytest.fixture(autouse=True)
+def _handlers_of_its_own() -> Iterator[None]:
+    """Whatever the parent ignores (a job in the background ignores SIGINT), these tests start from the defaults."""
+    before = {n: signal.signal(n, signal.SIG_DFL) for n in signals.STOPPING}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def send(number: signal.Signals) -> None:
@@ -16,7 +29,7 @@ def send(number: signal.Signals) -> None:
     time.sleep(0.01)  # handlers run between bytecodes of the main thread
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", signals.STOPPING)
 def test_a_signal_sets_a_flag_and_nothing_else(number: signal.Signals) -> None:
     before = {n: signal.getsignal(n) for n in signals.STOPPING}
     with Interrupt() as interrupt:
@@ -29,35 +42,63 @@ def test_a_signal_sets_a_flag_and_nothing_else(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_ctrl_c_stops_at_once(first: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_changes_nothing_and_is_answered_once(
+    first: signal.Signals,
+    second: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setattr(signals, "ECHO_SECONDS", 0.0)
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), Interrupt() as interrupt:
+    with Interrupt() as interrupt:
         send(first)
-        send(signal.SIGINT)
+        send(second)
+        send(second)
         assert interrupt.requested == first.name
-        send(signal.SIGINT)
-        pytest.fail("went on after the second Ctrl-C")
-    assert signal.getsignal(signal.SIGINT) is before
+    assert (
+        capfd.readouterr().err == f"{second.name} again: already stopping after {first.name}; kill -9 would not wait.\n"
+    )
 
 
-def test_the_echo_of_a_ctrl_c_is_not_a_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_echo_of_a_ctrl_c_is_not_a_second_one(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(signals, "ECHO_SECONDS", 60.0)
     with Interrupt() as interrupt:
         send(signal.SIGINT)
         send(signal.SIGINT)
         assert interrupt.requested == "SIGINT"
+    assert capfd.readouterr().err == ""
+
+
+def test_where_nothing_polls_the_first_signal_raises_and_no_cleanup_is_disturbed() -> None:
+    cleaned = False
+    with pytest.raises(Stopped, match="SIGTERM"), Interrupt(raising=True):
+        try:
+            send(signal.SIGTERM)
+            pytest.fail("went on")
+        finally:
+            send(signal.SIGINT)
+            cleaned = True
+    assert cleaned
+    assert not issubclass(Stopped, Exception)  # so that no `except Exception` on the way swallows it
+
+
+def test_inside_the_loop_a_signal_waits_and_one_nobody_acted_on_is_raised_at_its_end() -> None:
+    with Interrupt(raising=True) as interrupt:
+        with pytest.raises(Stopped, match="SIGUSR1"), interrupt.deferred():
+            send(signal.SIGUSR1)
+            assert interrupt.requested == "SIGUSR1"
+        with pytest.raises(ValueError, match="its own"), interrupt.deferred():
+            raise ValueError("its own")
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
-    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    try:
-        with Interrupt() as interrupt:
-            send(signal.SIGUSR1)
-            assert interrupt.requested is None
-        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    with Interrupt() as interrupt:
+        send(signal.SIGUSR1)
+        assert interrupt.requested is None
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
 
 
 def test_outside_the_main_thread_it_does_nothing() -> None:
@@ -72,9 +113,3 @@ def test_outside_the_main_thread_it_does_nothing() -> None:
     thread.start()
     thread.join()
     assert inside == [(None, before)]
-
-
-def test_one_process_agrees_with_itself() -> None:
-    """Two ranks: see two_ranks.py in test_store.py."""
-    assert agree(None) is None
-    assert agree("SIGTERM") == "SIGTERM"

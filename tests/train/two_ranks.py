@@ -14,9 +14,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from tilth.core.errors import CheckpointError
+from tilth.core.signals import Interrupt
 from tilth.train import shards
-from tilth.train.signals import Interrupt, agree
 from tilth.train.store import Store
+from tilth.train.world import World
 
 
 def whole(step: int) -> dict[str, torch.Tensor]:
@@ -86,11 +87,13 @@ def rank_main(rank: int, directory: str, port: str) -> None:
     assert step == 10 and torch.equal(got["sharded"]["rows"], whole(10)["rows"])
 
     # one rank's signal stops both
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    world = World()  # of the group that is there
     with Interrupt() as interrupt:
-        assert agree(interrupt.requested) is None
+        assert world.agree(interrupt.requested) is None
         if rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        assert agree(interrupt.requested) == "SIGTERM"
+        assert world.agree(interrupt.requested) == "SIGTERM"
         assert interrupt.requested == ("SIGTERM" if rank == 1 else None)
     store.close()
     dist.destroy_process_group()

@@ -81,8 +81,26 @@ class ProofFailed(TilthError):
         return {**super().as_dict(), "results": self.results}
 
 
+class RankError(TilthError):
+    """The processes that train together cannot: they were asked different things, or one of them is gone."""
+
+    exit_code = 9
+
+
+class Crashed(TilthError):
+    """Something failed that tilth has no sentence for; a crash file holds what finding it takes (70 is EX_SOFTWARE)."""
+
+    exit_code = 70
+
+
+class OutOfMemory(Crashed):
+    """The device or the machine has no memory left (71 is EX_OSERR)."""
+
+    exit_code = 71
+
+
 class Interrupted(TilthError):
-    """SIGTERM or SIGINT: a checkpoint was saved; the same command goes on from it (75 is EX_TEMPFAIL)."""
+    """SIGTERM or SIGINT stopped what the same command goes on with (75 is EX_TEMPFAIL); in training, after a save."""
 
     exit_code = 75
 

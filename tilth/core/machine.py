@@ -89,14 +89,12 @@ def forget_peak_memory() -> None:
 
 def versions() -> dict[str, str]:
     """Versions of tilth, Python and what decides a result, and the machine."""
-    return {
-        "tilth": VERSION,
-        "python": platform.python_version(),
-        **{name: version(name) for name in LIBRARIES},
-        "platform": platform.platform(),
-        "cpu": processor(),
-        "cores": str(cores()),
-    }
+    return {**libraries(), "platform": platform.platform(), "cpu": processor(), "cores": str(cores())}
+
+
+def libraries() -> dict[str, str]:
+    """Versions of tilth, Python and what decides a result."""
+    return {"tilth": VERSION, "python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
 def _container_cores() -> int | None:

@@ -222,6 +222,15 @@ class Recipe(Config):
     """torch.compile: auto uses it where it pays (CUDA)."""
     recompute: bool = False
     """Activation checkpointing: recompute each block in the backward pass, less memory, about a third more compute."""
+    on_bad_step: Literal["stop", "skip", "roll_back"] = "stop"
+    """What follows a step whose loss or gradient is not finite: the run stops; or its batch is skipped; or, besides,
+    the weights go back to the last checkpoint of `checkpoint.every` and training goes on behind the batch."""
+    max_bad_steps: int = Field(10, ge=1)
+    """So many bad steps in a row (rolling back: since the last checkpoint of `checkpoint.every`) stop the run in any
+    case."""
+    timeout: float = Field(60.0, ge=1.0)
+    """Seconds after which a rank that is silent, or late for a step, ends the run on the others; compiling, saving,
+    evaluating and preparing data may take ten times as long."""
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
     eval: Eval = Field(default_factory=Eval)

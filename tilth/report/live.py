@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol, TextIO
 
+from tilth.core import ranks
 from tilth.core.text import visible
 
 from . import words
@@ -38,7 +39,7 @@ def console(quiet: bool = False, json: bool = False, stream: TextIO | None = Non
     Lines go to standard output; with `json`, which keeps standard output for the result, to standard error.
     `NO_COLOR` and `TERM=dumb` make it plain.
     """
-    if quiet or os.environ.get("RANK", "0") != "0":
+    if quiet or not ranks.is_first():
         return Silent()
     stream = stream or (sys.stderr if json else sys.stdout)
     dumb = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"

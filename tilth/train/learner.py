@@ -17,13 +17,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
-from tilth.core.device import at_hand, widest_float
+from tilth.core.device import widest_float
 from tilth.core.protocols import Loss, NamedParam, Objective, OptimSpec, PrecisionSpec, Schedule
 from tilth.core.technique import use_name
+
+from .world import World
 
 
 @dataclass(frozen=True)
@@ -41,39 +42,6 @@ class StepResult:
     logs: dict[str, float]
     updated: bool
     """False if the loss or the gradient is not finite, or there was no target: nothing was changed."""
-
-
-class World:
-    """The processes that train together: rank, size, device and sums over them. One process is the identity."""
-
-    def __init__(self) -> None:
-        self.size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.device = at_hand()
-        self._owns_group = False
-
-    def __enter__(self) -> World:
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
-        if self.size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
-            self._owns_group = True
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._owns_group and dist.is_initialized():
-            dist.destroy_process_group()
-
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sum a tensor over ranks, in place."""
-        if self.size > 1:
-            dist.all_reduce(tensor)
-        return tensor
-
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.size > 1:
-            dist.barrier()
 
 
 class Learner:
@@ -198,6 +166,12 @@ class Learner:
             "groups": [{k: v for k, v in g.items() if k != "params"} for g in optim["param_groups"]],
         }
 
+    def not_finite(self) -> str | None:
+        """The name of a weight or of an optimizer's state that holds NaN or infinity; None if none does."""
+        names, optim = self._names_in_optimizer_order(), self.optimizer.state_dict()["state"]
+        state = {f"{names[i]} ({k})": v for i, kept in optim.items() for k, v in kept.items()}
+        return not_finite({**self.model.state_dict(), **state})
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave; every name must match."""
         if "schedule" in state and hasattr(self.schedule, "load_state_dict"):
@@ -278,6 +252,15 @@ class _Oracle:
     def same_everywhere(self, value: torch.Tensor) -> torch.Tensor:
         """See the protocol."""
         return self._learner.world.sum(value)
+
+
+def not_finite(values: dict[str, Any]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity, plain values passed over; None if none does."""
+    kinds = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    floats = {n: v for n, v in values.items() if isinstance(v, torch.Tensor) and v.dtype in kinds}
+    if not floats or bool(torch.stack([torch.isfinite(t).all() for t in floats.values()]).all()):
+        return None
+    return next((n for n, t in floats.items() if not bool(torch.isfinite(t).all())), None)
 
 
 def equip(model: Any, objectives: Iterable[Any], seed: int) -> None:

@@ -21,8 +21,9 @@ class Watch(Protocol):
     def step(self, clock: Clock, result: StepResult, seconds: float, data_wait: float) -> None:
         """A step is done."""
 
-    def diverged(self, clock: Clock, result: StepResult, batch: Batch) -> None:
-        """The loss or gradient is not finite; nothing was updated. Raises."""
+    def bad_step(self, clock: Clock, result: StepResult, batch: Batch) -> None:
+        """The loss or gradient is not finite, or there was no target; nothing was updated. Raises, or the loop goes on
+        with the next batch, from whatever the learner then holds."""
 
     def should_stop(self) -> str | None:
         """The name of a signal that asks the run to stop, agreed on by all ranks; None to go on."""
@@ -42,13 +43,13 @@ def train(
     clock: Clock,
     timers: Timers,
     watch: Watch,
-    save: Callable[[Clock], None],
+    save: Callable[[Clock], str],
     evaluate: Callable[[Clock], None],
 ) -> Clock:
     """Train one stage from `clock` to its end and return the clock there.
 
     `fetch(step)` gives this rank's share of the global batch of a step, a pure function of the step; it is called
-    one step ahead in a thread. A signal saves and raises Interrupted.
+    one step ahead in a thread. `save` says in a sentence what is kept. A signal saves and raises Interrupted.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="data") as pool:
         ahead = pool.submit(fetch, clock.step) if clock.step < clock.steps else None
@@ -60,17 +61,18 @@ def train(
                 ahead = pool.submit(fetch, clock.step + 1)
             result = learner.step(batch, clock)
             if not result.updated:
-                watch.diverged(clock, result, batch)
-            tokens = batch.tokens.numel() * learner.world.size
+                watch.bad_step(clock, result, batch)
+            tokens = batch.tokens.numel() * learner.world.size if result.updated else 0
             clock = Clock(clock.step + 1, clock.steps, clock.tokens + tokens, clock.stage)
-            watch.step(clock, result, time.perf_counter() - begin, waited)
+            if result.updated:
+                watch.step(clock, result, time.perf_counter() - begin, waited)
             if _due(timers.evaluate, clock):
                 evaluate(clock)
             signal = watch.should_stop()
             if signal or clock.step == 1 or clock.step == clock.steps or _due(timers.save, clock):
-                save(clock)
+                kept = save(clock)
             if signal:
-                raise Interrupted(f"{signal}: saved at step {clock.step}.", fix="The same command goes on from there.")
+                raise Interrupted(f"{signal}: {kept}", fix="The same command goes on from there.")
     return clock
 
 

@@ -13,21 +13,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
 from tilth.core.device import forget_peak_memory
-from tilth.core.errors import CheckpointError, DataError, DivergedError, Interrupted
+from tilth.core.errors import CheckpointError, DivergedError, Interrupted
+from tilth.core.hashing import content_hash
 from tilth.core.recipe import Recipe
 from tilth.core.rundir import Rows, RunDir, read_rows, write_whole
+from tilth.core.signals import Interrupt
 from tilth.report.live import Console
 
 from . import meter
+from .bad_steps import BadSteps
 from .best import Best, figures
-from .learner import Learner, StepResult, World, compile_model
+from .board import LONGER
+from .learner import Learner, StepResult, compile_model, not_finite
 from .loop import Timers, train
 from .plan import Plan, StagePlan
-from .signals import Interrupt, agree
 from .store import Store
+from .world import World
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,10 @@ class Setting:
     """Bits per byte per domain of a model, quickly."""
     measure: Callable[[Any], dict[str, float]]
     """Figures of the tasks that are measured while training, by name."""
+    decode: Callable[[list[int]], str]
+    """Text of tokens, to show documents by."""
+    interrupt: Interrupt
+    """Hears the signals that stop the run."""
 
 
 class Session:
@@ -56,6 +66,7 @@ class Session:
         self.setting, self.recipe, self.plan = setting, setting.recipe, setting.plan
         self.world, self.dir, self.out = setting.world, setting.dir, setting.out
         self.first = self.world.rank == 0
+        self._going_back = False
 
     def run(self) -> Any:
         """Train to the end and return the model."""
@@ -80,13 +91,19 @@ class Session:
             asynchronous=recipe.checkpoint.asynchronous,
             identity=self.setting.identity,
             log=self._store_event,
+            waiting=self.world.look,
+            timeout=LONGER * recipe.timeout,
         )
         self.best = Best(self.dir.checkpoints, recipe.eval.by) if recipe.eval.keep == "best" else None
-        state = self.store.load()
+        with self.world.phase("load"):
+            state = self.store.load()
         where = state[1]["progress"] if state else {"stage": 0, "clock": 0, "tokens": 0}
+        self.bad = BadSteps(recipe, self.dir.path, self.world, self.setting.decode)
+        self.bad.restore(where.get("bad_steps", self.bad.state()))
+        self.world.compare("start", {"progress": where, "first weights": _print(self.model)})
         before: Learner | None = None
         done = self._steps_before(where["stage"]) + where["clock"]
-        with self._logs(done), contextlib.closing(self.store), Interrupt() as self.interrupt:
+        with self._logs(done), contextlib.closing(self.store), self.setting.interrupt.deferred():
             for number, staged in enumerate(self.plan.stages):
                 if number < where["stage"]:
                     continue
@@ -106,6 +123,8 @@ class Session:
             kept = self.best.restore(self.model)
             last = self._figures[kept["by"]]
             self._event("kept", global_step=kept["step"], by=kept["by"], value=kept["value"], last=last)
+        if broken := not_finite(self.model.state_dict()):
+            raise DivergedError(f"{broken} is not finite in the weights to keep, which are not kept.")
         return self.model
 
     def _steps_before(self, stage: int) -> int:
@@ -135,37 +154,87 @@ class Session:
         self.meter = meter.Meter(
             staged.stage.name, clock, staged.flops_per_token, self.rate, self.world.device, self.world.size, before
         )
+        self.world.begin("compile")  # until the first step is done
+        self.stopping: str | None = None
         if clock.step < clock.steps:
             self._event("start", stage=staged.stage.name, step=clock.step, steps=clock.steps, matmul_rate=self.rate)
 
         def fetch(step: int) -> Batch:
             return staged.sampler.batch(step, self.world.rank, self.world.size)
 
-        def save(at: Clock) -> None:
-            state = {
-                **learner.state_dict(),
-                "progress": {"stage": at.stage, "clock": at.step, "tokens": at.tokens},
-            }
-            self._save(before + at.step, state, must=at.step in (1, at.steps))
+        def save(at: Clock) -> str:
+            self._hold_finite(at)
+            progress = {"stage": at.stage, "clock": at.step, "tokens": at.tokens, "bad_steps": self.bad.state()}
+            with self.world.phase("save"):
+                return self._save(before + at.step, at, {**learner.state_dict(), "progress": progress})
 
         timers = Timers(self.recipe.checkpoint.every, self.recipe.eval.every)
         end = train(learner, fetch, clock, timers, self, save, self._evaluate)
         if self.best:  # the last weights of a stage are candidates too
             self._evaluate(end)
 
-    def _save(self, step: int, state: dict[str, Any], must: bool) -> None:
-        """Save. The first and the last of a stage must succeed; another that failed is said and tried again later."""
+    def _save(self, step: int, at: Clock, state: dict[str, Any]) -> str:
+        """Save, and say what is kept. The first and the last of a stage must succeed; another that failed is said, and
+        the next is tried at its time."""
+        self._settle()
+        must, anchor = at.step in (1, at.steps), self._anchor(at.step)
+        self.store.hold = None if anchor is None else self._steps_before(at.stage) + anchor
         try:
-            self.store.save(step, state, blocking=must)
-        except CheckpointError as err:  # of the save before, or of this one if it was written at once
-            if must or not self.store.steps():
+            self.store.save(step, state, blocking=must or self.stopping is not None)
+        except CheckpointError as err:
+            if not self.store.steps() or (must and not self.stopping):
                 raise
             self._event("note", text=str(err))
-            self.out.say(f"{err} Training goes on; the next save is in {self.recipe.checkpoint.every} steps.")
+            self.out.say(str(err))
+            return str(err)
+        return f"saved at step {at.step}."
+
+    def _settle(self) -> None:
+        """Wait for the save under way; one that failed is said, and is no reason not to try the next."""
+        try:
+            self.store.wait()
+        except CheckpointError as err:
+            if not self.store.steps():
+                raise
+            self._event("note", text=str(err))
+            self.out.say(f"{err} Training goes on, and the next save is tried at its time.")
+
+    def _anchor(self, step: int) -> int | None:
+        """Of the steps up to this one of the stage, the last with a checkpoint by its number alone, so that a run that
+        was stopped, and saved for that, goes back as far as one that was not; None if there is none."""
+        every = self.recipe.checkpoint.every
+        return step // every * every or (1 if step else None)
+
+    def _go_back(self, clock: Clock, anchor: int) -> None:
+        """Weights and optimizer of the stage's checkpoint `anchor`; the order of the data goes on."""
+        self._going_back = True
+        with self.world.phase("load"):
+            found = self.store.load(self._steps_before(clock.stage) + anchor)
+        self._going_back = False
+        assert found is not None
+        self.learner.load_state_dict(found[1])
+
+    def _hold_finite(self, at: Clock) -> None:
+        """Before a save: what the last update left must be finite, or is gone back from."""
+        anchor = self._anchor(at.step - 1)
+        if row := self.bad.of_update(self.staged, self.learner, at, anchor):
+            self._settle()
+            assert anchor is not None
+            self._tell_bad(at, row, anchor)
+            self._go_back(at, anchor)
+        elif self._anchor(at.step) == at.step:
+            self.bad.good(kept=True)
+
+    def _tell_bad(self, clock: Clock, row: dict[str, Any], anchor: int | None) -> None:
+        how = "skipped" if anchor is None else f"gone back to the weights of step {anchor}"
+        self._event("bad_step", global_step=self._steps_before(clock.stage) + row["step"], how=how, **row)
+        self.out.say(f"bad step {row['step']} ({row['why']}): {how}; {self.bad.count} so far")
 
     # ---- what the loop watches -----------------------------------------------------------------------------------
 
     def step(self, clock: Clock, result: StepResult, seconds: float, data_wait: float) -> None:
+        self.world.begin("step")
+        self.bad.good(kept=False)
         if not self.first:
             return
         row = self.meter.row(clock, result, seconds, data_wait)
@@ -175,35 +244,23 @@ class Session:
         if clock.step % self.recipe.log.every == 0 or clock.step in (1, clock.steps):
             self.out.step({**row, "steps": clock.steps})
 
-    def diverged(self, clock: Clock, result: StepResult, batch: Batch) -> None:
-        from safetensors.torch import save_file
-
-        refs = [f"{r.source} epoch {r.epoch} window {r.window}" for r in self.staged.sampler.refs(clock.step)]
-        kept = self.dir / f"diverged-{self.staged.stage.name}-step-{clock.step + 1}-rank-{self.world.rank}.safetensors"
-        save_file({"tokens": batch.tokens, "targets": batch.targets, "positions": batch.positions}, str(kept))
-        self.store.wait()
-        if not result.targets:
-            raise DataError(
-                f"no position of the batch of step {clock.step + 1} carries a loss: all labels are masked. It was "
-                f"{refs[0]} … {refs[-1]}, kept in {kept.name}.",
-                where=f"stage {self.staged.stage.name}",
-                fix="Longer documents, another objective or a larger batch would give it targets.",
-            )
-        raise DivergedError(
-            f"the loss is {result.loss} and the gradient norm {result.grad_norm} at step {clock.step + 1}; nothing was "
-            f"updated. The batch was {refs[0]} … {refs[-1]}, kept for replay in {kept.name}.",
-            where=f"stage {self.staged.stage.name}",
-            fix="A lower optim.lr, a longer warm-up or clip: 1.0 usually works; checkpoints before it are whole.",
-        )
+    def bad_step(self, clock: Clock, result: StepResult, batch: Batch) -> None:
+        self._settle()
+        anchor = self._anchor(clock.step)
+        row, back = self.bad.of_batch(self.staged, self.learner, clock, result, batch, anchor)
+        self._tell_bad(clock, row, anchor if back else None)
+        if back and anchor is not None:
+            self._go_back(clock, anchor)
 
     def should_stop(self) -> str | None:
-        return agree(self.interrupt.requested)
+        self.stopping = self.world.agree(self.setting.interrupt.requested)
+        return self.stopping
 
     def _evaluate(self, clock: Clock) -> None:
         """Bits per byte of the held-out text and the tasks' figures while training, on the first rank."""
         if self.first:
             self.model.eval()
-            with self.learner.evaluated():
+            with self.world.phase("evaluate"), self.learner.evaluated():
                 bits, tasks = self.setting.evaluate(self.model), self.setting.measure(self.model)
                 self._figures = figures(bits, tasks)
                 before = self._steps_before(clock.stage)
@@ -258,6 +315,14 @@ class Session:
             rows.close()
 
     def _store_event(self, row: dict[str, Any]) -> None:
+        if self._going_back and row["event"] == "resume":
+            return  # the run goes on
         self._event(**row)
         if row["event"] == "skip":
             self.out.say(f"checkpoint of step {row['step']} skipped: {row['why']}")
+
+
+def _print(model: Any) -> str:
+    """A fingerprint of weights, equal on ranks that hold the same bits."""
+    sums = [int(p.detach().contiguous().view(torch.int32).sum(dtype=torch.int64)) for p in model.parameters()]
+    return content_hash(sums)

@@ -28,7 +28,8 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +87,8 @@ class Store:
     `keep` newest ones are kept, and for good those at multiples of `milestones`. `identity` is plain data naming
     what a checkpoint belongs to (recipe hash, model hash); `load` refuses another's. With `asynchronous`, `save`
     returns once the tensors are copied and a thread writes them, at the price of that copy in memory. `log` gets
-    rows {"event": "save" | "skip" | "resume" | "note", …}, always in the calling thread.
+    rows {"event": "save" | "skip" | "resume" | "note", …}, always in the calling thread. With several ranks `waiting`
+    is called each second while they write, and may raise; `timeout` bounds an exchange between them, in seconds.
 
     Under several ranks every rank makes a store and calls `save`, `load`, `wait` alike; plain values and tensors
     that are no DTensor must be the same on all. Replicated tensors are dealt out to the ranks.
@@ -100,11 +102,15 @@ class Store:
         asynchronous: bool = True,
         identity: Mapping[str, Any] | None = None,
         log: Callable[[dict[str, Any]], None] | None = None,
+        waiting: Callable[[], None] = lambda: None,
+        timeout: float = 1800.0,
     ) -> None:
         self.directory, self.keep, self.milestones = Path(directory), keep, milestones
         self.identity = json.loads(json.dumps(dict(identity or {})))
         self._owner = content_hash(self.identity)
-        self._log = log
+        self._log, self._waiting = log, waiting
+        self.hold: int | None = None
+        """A step whose checkpoint is kept whatever is newer."""
         self._rows: deque[dict[str, Any]] = deque()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if asynchronous else None
         self._job: Future[None] | None = None
@@ -113,7 +119,7 @@ class Store:
         self._swept = False
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         # A group of its own, so that the writing thread's collectives never mix with training's.
-        self._group = dist.new_group(backend="gloo") if several else None
+        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout)) if several else None
         self.rank = dist.get_rank() if several else 0
         self.world = dist.get_world_size() if several else 1
 
@@ -132,6 +138,10 @@ class Store:
         tree = _split(state, "", tensors)
         text = json.dumps(tree, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
         local = {name: (t.to_local() if isinstance(t, DTensor) else t).detach() for name, t in tensors.items()}
+        if blocking and self._pool is not None and self._group is not None:  # in the thread, for `waiting`
+            self._job = self._pool.submit(self._write, step, tensors, local, text, began)
+            self.wait()
+            return
         if self._pool is None or blocking:
             try:
                 self._write(step, tensors, local, text, began)
@@ -147,6 +157,8 @@ class Store:
         job, self._job = self._job, None
         try:
             if job is not None:
+                while self._group is not None and not wait([job], timeout=1.0).done:
+                    self._waiting()
                 job.result()
         finally:
             self.poll()
@@ -163,8 +175,8 @@ class Store:
         try:
             self.wait()
         finally:
-            if self._pool is not None:
-                self._pool.shutdown()
+            if self._pool is not None:  # nothing is left to wait for, unless a rank was lost
+                self._pool.shutdown(wait=False)
 
     def _stage(self, local: dict[str, Tensor]) -> dict[str, Tensor]:
         """A copy in CPU memory that the next save reuses; pinned where it comes from a GPU."""
@@ -289,6 +301,7 @@ class Store:
         """Remove what retention does not hold; `newest` was just committed and always stays."""
         latest = {a.step: a for a in self._committed() if a.path not in self._damaged}  # the last attempt of each
         held = {a.path for a in [*latest.values()][-self.keep :]} | {newest}
+        held |= {a.path for a in latest.values() if a.step == self.hold}
         if self.milestones:
             held |= {a.path for a in latest.values() if a.step % self.milestones == 0}
         for attempt in self._committed():
