@@ -549,7 +549,9 @@ class _Job:
         realised: list[list[dict[str, Any]]] = []
         if trained(self.dir):
             rows = self.record.rows()
-            counted = [sum(r["stage"] == s.stage.name for r in rows) for s in self.plan.stages]
+            counted = [
+                max((r["step"] for r in rows if r["stage"] == s.stage.name), default=0) for s in self.plan.stages
+            ]
             realised = [s.sampler.plan(n) for s, n in zip(self.plan.stages, counted, strict=True)]
         sources = {}
         for name, counts in self.prepared.documents.ledger.items():

@@ -117,10 +117,6 @@ def perform(spec: dict[str, Any]) -> dict[str, Any]:
             error = None
         except (DivergedError, torch.linalg.LinAlgError) as err:
             error = str(err)
-        except ValueError:  # JSON holds no NaN
-            if _finite(directory):
-                raise
-            error = "the weights are not finite after the last step"
         outcome = measure(recipe, directory, Path(spec["root"]), error)
         keep_outcome(directory / OUTCOME, spec["key"], outcome)
         clear(directory / "checkpoints", read_json(directory / "identity.json"))  # the weights are in model/
@@ -178,14 +174,6 @@ def measure(recipe: Any, directory: Path, root: Path, error: str | None) -> dict
         outcome.cpu_seconds = before.cpu_seconds
         outcome.optimizer_state_bytes = outcome.optimizer_state_bytes or before.optimizer_state_bytes
     return outcome.to_dict()
-
-
-def _finite(directory: Path) -> bool:
-    import torch
-    from safetensors.torch import load_file
-
-    weights = directory / "model" / "model.safetensors"
-    return not weights.is_file() or all(bool(torch.isfinite(t).all()) for t in load_file(weights).values())
 
 
 def _tokens(rows: list[dict[str, Any]]) -> list[int]:

@@ -27,6 +27,7 @@ EVENTS = {
     "stop": "training ended",
     "eval": "evaluation",
     "kept": "weights chosen",
+    "bad_step": "bad step",
     "note": "note",
 }
 

@@ -35,18 +35,21 @@ class BadSteps:
         """Bad steps of the run so far."""
         self.in_row = 0
         """Of these, the last ones with nothing good between them that stays."""
+        self._good = True  # since the last bad one
 
     def state(self) -> dict[str, int]:
         """For the checkpoint."""
-        return {"count": self.count, "in_row": self.in_row}
+        return {"count": self.count, "in_row": self.in_row, "good": self._good}
 
     def restore(self, state: dict[str, int]) -> None:
         """From the checkpoint."""
-        self.count, self.in_row = state["count"], state["in_row"]
+        self.count, self.in_row, self._good = state["count"], state["in_row"], bool(state["good"])
 
     def good(self, kept: bool) -> None:
         """A good step is done, or (`kept`) a checkpoint that is gone back to was found finite."""
-        if kept or self._policy != "roll_back":
+        back = self._policy == "roll_back"
+        self._good = self._good or not kept
+        if self._good and kept == back:  # a good step that may yet be gone back from ends no row
             self.in_row = 0
 
     def of_batch(
@@ -108,6 +111,7 @@ class BadSteps:
     def _count(self) -> None:
         self.count += 1
         self.in_row += 1
+        self._good = False
 
     def _decide(self, what: str, staged: StagePlan, broken: bool, anchor: int | None) -> bool:
         """Whether to go back to `anchor`. Raises if the policy, or what is left to go on from, says stop."""
@@ -116,7 +120,7 @@ class BadSteps:
         if self._policy != "stop" and not enough and (back or not broken):
             return back
         if enough and self._most > 1:
-            what += f" It is the {self.in_row}th bad step in a row (max_bad_steps)."
+            what += f" These are {self.in_row} bad steps in a row (max_bad_steps)."
         raise DivergedError(what, where=f"stage {staged.stage.name}", fix=self._advice(staged, broken, anchor, enough))
 
     def _advice(self, staged: StagePlan, broken: bool, anchor: int | None, enough: bool) -> str:
