@@ -1,0 +1,134 @@
+"""Every page does what it says: its commands run in their order in a copy of the checkout, and the tables of codes and
+variables are those of the source."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tilth.core import errors
+from tilth.core.recipe import load
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"(?:<!-- not run: (?P<why>.+?) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
+PAGES = {
+    "continue.md": ["holds  resume", "runs/more/export", "best by bits_per_byte"],
+    "adapt.md": ["runs/base: 166,208 parameters", "logits equal those of transformers"],
+    "sweep.md": ["differs in: optim.lr 0.02 (0.005)", "lr 0.08", "tuned: optim.lr", "['lr 0."],
+    "evaluate.md": ["questions.jsonl  acc", "mine", "lm-eval's", "best by multiple_choice.acc_norm"],
+    "trackers.md": ["events.out.tfevents"],
+    "megatron.md": ['"""tilth: raw text'],
+}
+"""Page -> what its commands must have said."""
+NEEDS = {"adapt.md": "transformers", "evaluate.md": "lm_eval", "trackers.md": "tensorboard"}
+
+
+class Block(NamedTuple):
+    """A fenced piece of a page."""
+
+    language: str
+    text: str
+    why: str | None
+    """Why it is not run."""
+
+
+def blocks(page: Path) -> list[Block]:
+    found = [Block(m["language"], m["text"], m["why"]) for m in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+    assert all(b.language in ("sh", "python", "yaml") for b in found)
+    return found
+
+
+def script(found: list[Block]) -> str:
+    """The blocks as one script: commands, Python, and recipes, whose first line names their file."""
+    out = ["set -euo pipefail"]
+    for block in (b for b in found if b.why is None):
+        if block.language == "sh":
+            out.append(block.text)
+        elif block.language == "python":
+            out.append(f"python - <<'END_OF_BLOCK'\n{block.text}END_OF_BLOCK")
+        else:
+            name = re.match(r"# ([\w-]+\.yaml)\n", block.text)
+            assert name, f"a recipe without the name of its file: {block.text[:60]}"
+            out.append(f"cat > {name[1]} <<'END_OF_BLOCK'\n{block.text}END_OF_BLOCK")
+    return "\n".join(out)
+
+
+def checkout(folder: Path) -> dict[str, str]:
+    """A copy of what pages read, and the environment in which `tilth` and `python` are these."""
+    for name in ("docs", "recipes", "tilth"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    tools = folder / ".tools"
+    tools.mkdir()
+    for name, command in (("python", ""), ("tilth", " -m tilth")):
+        (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{command} "$@"\n')
+        (tools / name).chmod(0o755)
+    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tools / "hf")}
+
+
+def test_every_page_with_commands_is_run() -> None:
+    pages = {p.name for p in (ROOT / "docs").glob("*.md") if blocks_of(p)}
+    assert pages - {"architecture.md", "data.md", "optimizers.md", "techniques.md"} == set(PAGES)
+
+
+def blocks_of(page: Path) -> list[str]:
+    return re.findall(r"^```(?:sh|python|yaml)$", page.read_text(encoding="utf-8"), re.M)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_a_pages_commands_run_in_their_order(page: str, tmp_path: Path) -> None:
+    if (needs := NEEDS.get(page)) and importlib.util.find_spec(needs) is None:
+        pytest.skip(f"{needs} is not installed")
+    found = blocks(ROOT / "docs" / page)
+    assert found and all(len(b.why or "a reason") > 5 for b in found)
+    environment = checkout(tmp_path)
+    done = subprocess.run(
+        ["bash", "-c", script(found)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for said in PAGES[page]:
+        assert said in done.stdout, said
+
+
+def test_recipes_of_trackers_are_recipes(tmp_path: Path) -> None:
+    """Also those whose packages are not here."""
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    (tmp_path / "tilth").mkdir()
+    (recipe,) = [b.text for b in blocks(ROOT / "docs" / "trackers.md") if "wandb" in b.text and b.language == "yaml"]
+    (tmp_path / "others.yaml").write_text(recipe)
+    assert len(load(tmp_path / "others.yaml").recipe.hooks) == 3
+
+
+def test_links_of_pages_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_exit_codes_are_those_of_the_source() -> None:
+    told = dict(re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "docs" / "reference.md").read_text(), re.M))
+    kinds = {str(k.exit_code): k.__name__ for k in [errors.TilthError, *errors.TilthError.__subclasses__()]}
+    assert {code: name for code, name in kinds.items() if f"`{name}`" in told.get(code, "")} == kinds
+    plain = {str(c) for c in re.findall(r"Exit\((\d+)\)", (ROOT / "tilth" / "command.py").read_text())}
+    plain = {c for group in plain for c in (group if isinstance(group, tuple) else (group,))}
+    assert set(told) == {"0", *kinds, *plain}
+
+
+def test_environment_variables_are_those_of_the_source() -> None:
+    told = (ROOT / "docs" / "reference.md").read_text()
+    used = set()
+    for path in (ROOT / "tilth").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                used |= set(re.findall(r"\bTILTH_[A-Z_]+", node.value))
+    assert used == set(re.findall(r"\bTILTH_[A-Z_]+", told))
