@@ -29,6 +29,19 @@ PAGES = {
     "megatron.md": ['"""tilth: raw text'],
 }
 """Page -> what its commands must have said."""
+SMALLER = {
+    "recipes/first.yaml": {
+        "layers: 4, width: 256, heads: 4, ffn_width: 704": "layers: 2, width: 64, heads: 2, ffn_width: 128",
+        "vocab_size: 4096": "vocab_size: 512",
+        "{tokens: 4096, sequence: 256}": "{tokens: 1024, sequence: 64}",
+    },
+    "README.md": {
+        "--arms optim=adamw,muon,conda": "--arms optim=adamw,muon",
+        "--seeds 5 --budget 2e6tok": "--seeds 1 --budget 2048tok",
+        "optim.lr=0.0005,0.001,0.002,0.004,0.01,0.02": "optim.lr=0.001,0.01",
+    },
+}
+"""What makes the README's own commands a matter of a minute or two: file -> text -> text in its place."""
 NEEDS = {"adapt.md": "transformers", "evaluate.md": "lm_eval", "trackers.md": "tensorboard"}
 
 
@@ -64,15 +77,15 @@ def script(found: list[Block]) -> str:
 
 def checkout(folder: Path) -> dict[str, str]:
     """A copy of what pages read, and the environment in which `tilth` and `python` are these."""
-    for name in ("docs", "recipes", "tilth"):
+    for name in ("docs", "evidence", "recipes", "tilth"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     tools = folder / ".tools"
     tools.mkdir()
-    for name, command in (("python", ""), ("tilth", " -m tilth")):
+    for name, command in (("python", ""), ("tilth", " -m tilth"), ("torchrun", " -m torch.distributed.run")):
         (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{command} "$@"\n')
         (tools / name).chmod(0o755)
     path = f"{tools}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tools / "hf")}
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tools / "hf")}
 
 
 def test_every_page_with_commands_is_run() -> None:
@@ -98,6 +111,31 @@ def test_a_pages_commands_run_in_their_order(page: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for said in PAGES[page]:
         assert said in done.stdout, said
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run_in_their_order(tmp_path: Path) -> None:
+    environment = checkout(tmp_path)
+    shutil.copy(ROOT / "README.md", tmp_path / "README.md")
+    for name, changes in SMALLER.items():
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        for old, new in changes.items():
+            assert old in text, old
+            text = text.replace(old, new)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "my" / "folder").mkdir(parents=True)
+    for path in (tmp_path / "tilth" / "core").glob("*.py"):
+        shutil.copy(path, tmp_path / "my" / "folder")
+    found = blocks(tmp_path / "README.md")
+    assert sum(b.why is None for b in found) >= 5 and all(len(b.why or "a reason") > 5 for b in found)
+    done = subprocess.run(
+        ["bash", "-c", script(found)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for said in ("holds  resume", "trained already", "stands in for check.yaml", "muon differs in: optim.use muon"):
+        assert said in done.stdout, said
+    assert (tmp_path / "tilth" / "optim" / "my_rule.py").is_file()
+    assert not (ROOT / "tilth" / "optim" / "my_rule.py").exists()
 
 
 def test_recipes_of_trackers_are_recipes(tmp_path: Path) -> None:
