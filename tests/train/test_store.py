@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from tilth.core.errors import CheckpointError
 from tilth.train import shards, store
-from tilth.train.store import Store
+from tilth.train.store import Store, clear
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -111,13 +111,31 @@ def test_the_files_are_what_they_say(tmp_path: Path) -> None:
     assert (here / "COMMITTED").read_text() == hashlib.sha256(raw).hexdigest() + "\n"
     assert manifest["step"] == 3 and manifest["identity"] == {"recipe": "abc"} and manifest["world"] == 1
     assert manifest["versions"]["torch"] == torch.__version__
-    assert sorted([*manifest["files"], "manifest.json", "COMMITTED"]) == names(here)
+    assert sorted([*manifest["files"], "manifest.json", "COMMITTED", "owner"]) == names(here)
     for name, entry in manifest["files"].items():
         data = (here / name).read_bytes()
         assert entry == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     read = safetensors.torch.load_file(here / "rank-00000.safetensors")
     (chunk,) = manifest["tensors"]["optim/w/exp_avg"]["chunks"]
     assert torch.equal(read[chunk["key"]], state(3)["optim"]["w"]["exp_avg"])
+
+
+def test_nothing_of_another_run_is_ever_removed(tmp_path: Path) -> None:
+    theirs = ["step-00000001", "step-00000002.writing", "step-00000003", "step-00000009.writing"]
+    for name in theirs:  # weights that somebody put here
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "weights.bin").write_bytes(b"precious")
+    (tmp_path / "step-00000003" / "COMMITTED").write_text("something else")
+    (tmp_path / "step-00000005.writing").mkdir()  # ours, killed before it said so
+    store = Store(tmp_path, keep=1, asynchronous=False, identity={"recipe": "abc"})
+    for step in (1, 3, 4):
+        store.save(step, state(step))
+    assert names(tmp_path) == sorted([*theirs, "step-00000004"])
+    clear(tmp_path, {"recipe": "another"})
+    assert names(tmp_path) == sorted([*theirs, "step-00000004"])
+    clear(tmp_path, {"recipe": "abc"})
+    assert names(tmp_path) == theirs
+    assert all((tmp_path / n / "weights.bin").read_bytes() == b"precious" for n in theirs)
 
 
 def test_no_pickle_is_written_or_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,10 @@ class Manifest:
             entries = pool.map(_entry, (self.directory / n for n in found))
             self._write(self._known() | dict(zip(found, entries, strict=True)))
 
+    def lists(self, name: str) -> bool:
+        """Whether a file is on the list, and the list is whole."""
+        return name in self._known()
+
     def forget(self, *names: str) -> None:
         """Take files (of a folder: all in it) off the list: they are about to be written, moved or removed."""
         known = self._known()

@@ -267,15 +267,19 @@ def _finite(node: Any) -> Any:
 
 
 def read_rows(path: Path, kind: Any = dict[str, Any], damaged: list[DataError] | None = None) -> list[Any]:
-    """All whole rows of a JSONL file, each of `kind` (see `read_json`); [] if there is none.
+    """All whole rows of a JSONL file, each of `kind` (see `read_json`), but for a last one that a crash cut off; [] if
+    there is none.
 
     Raises DataError naming the line and the field that is damaged; with `damaged`, such a line is left out and its
-    error put there.
+    error put there, that of a line cut off too.
     """
     if _absent(path):
         return []
     rows = []
-    for number, line in enumerate(read_text(path, MOST_ROW_BYTES).split("\n")[:-1], 1):
+    *lines, torn = read_text(path, MOST_ROW_BYTES).split("\n")
+    if torn and damaged is not None:
+        damaged.append(DataError("this row is cut off.", where=f"{path}, line {len(lines) + 1}"))
+    for number, line in enumerate(lines, 1):
         where = f"{path}, line {number}"
         try:
             row = _parse(line, where)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tilth.core.config import parse_yaml
-from tilth.core.errors import TilthError
-from tilth.core.rundir import inside
+from tilth.core.errors import DataError, TilthError
+from tilth.core.manifest import LIST, Manifest
+from tilth.core.rundir import inside, read_json, read_rows, read_text
 from tilth.core.text import visible
 
 from . import words
@@ -63,44 +64,44 @@ def gather(run: Path) -> Files:
     files.samples = rows(_read(run, "samples.json", files.notes))
     files.metrics = rows(_read(run, "metrics.jsonl", files.notes))
     files.events = rows(_read(run, "events.jsonl", files.notes))
+    _changed(run, files.notes)
     return files
 
 
-def _read(run: Path, name: str, notes: dict[str, str]) -> Any:
-    want = list if name.endswith(".jsonl") or name == "samples.json" else dict
+def _changed(run: Path, notes: dict[str, str]) -> None:
+    """A note for each file that is not as it was written."""
     try:
-        text = inside(run, name).read_text(encoding="utf-8")
-        data = _parse(text, name, notes)
-    except FileNotFoundError:
-        notes[name] = f"There is no {name} in this run directory: {MEANING[name]} cannot be shown."
+        faults = Manifest(run).faults(lambda name: name in MEANING)
+    except DataError as err:
+        notes[LIST] = f"{LIST} is damaged ({visible(err.what)[:200]}): whether files have changed cannot be told."
+        return
+    for name, said in faults.items():
+        notes.setdefault(name, f"{name} {said}: {MEANING[name]} may be shown wrong.")
+
+
+def _read(run: Path, name: str, notes: dict[str, str]) -> Any:
+    want: Any = list if name == "samples.json" else dict
+    lost: list[DataError] = []
+    try:
+        path = inside(run, name)
+        if not path.exists() and not path.is_symlink():
+            notes[name] = f"There is no {name} in this run directory: {MEANING[name]} cannot be shown."
+            return None
+        if name.endswith(".yaml"):
+            data = parse_yaml(read_text(path), name)
+        elif name.endswith(".jsonl"):
+            data = read_rows(path, damaged=lost)
+        else:
+            data = read_json(path, Any)
+    except TilthError as err:
+        notes[name] = f"{name} cannot be read ({visible(err.what)[:200]}): {MEANING[name]} cannot be shown."
         return None
-    except (OSError, ValueError, RecursionError, TilthError) as err:
-        notes[name] = f"{name} cannot be read ({visible(str(err))[:200]}): {MEANING[name]} cannot be shown."
-        return None
-    if not isinstance(data, want):
+    if lost:
+        several = len(lost) > 1
+        notes[name] = f"{len(lost)} damaged line{'s' * several} of {name} {'are' if several else 'is'} left out."
+    elif not name.endswith(".jsonl") and not isinstance(data, want):
         notes[name] = f"{name} does not hold what it should: {MEANING[name]} cannot be shown."
     return data
-
-
-def _parse(text: str, name: str, notes: dict[str, str]) -> Any:
-    if name.endswith(".yaml"):
-        return parse_yaml(text, name)
-    if name.endswith(".json"):
-        return json.loads(text)
-    out, bad = [], 0
-    for line in text.split("\n"):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
-            if isinstance(row, dict):
-                out.append(row)
-            else:
-                bad += 1
-    if bad:
-        notes[name] = f"{bad} damaged line{'s' if bad > 1 else ''} of {name} {'are' if bad > 1 else 'is'} left out."
-    return out
 
 
 def mapping(value: Any) -> dict[str, Any]:

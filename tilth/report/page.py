@@ -17,6 +17,7 @@ import jinja2
 
 from tilth.core.errors import DataError
 from tilth.core.kinds import refuse_other_run
+from tilth.core.manifest import Manifest
 from tilth.core.rundir import write_whole
 
 from . import evaluation, facts, training, words
@@ -34,9 +35,19 @@ def write(run: Path) -> Path:
     if not run.is_dir():
         raise DataError("there is no such run directory.", where=str(run))
     refuse_other_run(run, "training run")
-    page = render(run)
-    write_whole(run / "report.html", page)
-    return run / "report.html"
+    page, path = render(run), run / "report.html"
+    if path.exists() and not (run / "identity.json").exists():
+        raise DataError(
+            "there is a report here already, and no run it could be of (no identity.json).",
+            where=str(path),
+            fix="Move it away, if it is a run's; name a run's directory, if not.",
+        )
+    if (held := Manifest(run)).lists(path.name):
+        with held.writing(path.name):
+            write_whole(path, page)
+    else:  # the run is going on, and lists its files when it ends
+        write_whole(path, page)
+    return path
 
 
 def render(run: Path) -> str:
