@@ -666,20 +666,18 @@ class _Job:
                 self.out.say("evaluating …")
                 result = run_tasks(speaker, lambda: self.prepared.documents, tasks, say=self.out.say)
                 write_json(self.dir / "eval.json", result)
-        with self.record.part(
-            "samples.json", [weights, recipe["eval"]["samples"], self.recipe.eval.sample_tokens]
-        ) as todo:
+        asked = self.recipe.eval
+        settings = {"max_tokens": asked.sample_tokens, "temperature": asked.sample_temperature, "top_p": 0.95}
+        with self.record.part("samples.json", [weights, asked.samples, settings]) as todo:
             if todo:
-                texts = speaker.generate(
-                    self.recipe.eval.samples, max_tokens=self.recipe.eval.sample_tokens, seed=self.recipe.seed
-                )
-                pairs = zip(self.recipe.eval.samples, texts, strict=True)
+                texts = speaker.generate(asked.samples, seed=self.recipe.seed, **settings)
+                pairs = zip(asked.samples, texts, strict=True)
                 write_json(self.dir / "samples.json", [{"prompt": p, "text": t} for p, t in pairs])
         if self.recipe.export.format != "none" and self._exportable():
             with self.record.part("export", [weights, recipe["export"]]) as todo:
                 if todo:
-                    asked = self.recipe.export
-                    said = speaker.export(self.dir.export, asked.format, dtype=asked.dtype)
+                    wanted = self.recipe.export
+                    said = speaker.export(self.dir.export, wanted.format, dtype=wanted.dtype)
                     self.out.say(f"export: {self.dir.export} ({said})")
 
     def _results(self) -> list[str]:

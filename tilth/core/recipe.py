@@ -184,6 +184,8 @@ class Eval(Config):
     """Prompts whose continuations go into the report."""
     sample_tokens: int = Field(96, gt=0)
     """Tokens per continuation."""
+    sample_temperature: float = Field(0.8, ge=0)
+    """Temperature of continuations; 0 always takes the likeliest token."""
 
     @model_validator(mode="after")
     def _measured(self) -> Eval:
