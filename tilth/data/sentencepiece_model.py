@@ -47,7 +47,11 @@ def convert(file: Path) -> str:
         model = messages.ModelProto.FromString(raw)
         reference = sentencepiece.SentencePieceProcessor(model_proto=raw)
     except Exception as err:
-        raise DataError(f"this is not a readable SentencePiece model ({str(err)[:200]}).", where=str(file)) from None
+        raise DataError(
+            f"this is not a readable SentencePiece model ({str(err)[:200]}).",
+            where=str(file),
+            fix="Take the tokenizer.json of the same model (files of tiktoken have this name too and are not read).",
+        ) from None
     text = json.dumps(_converted(model, str(file)), ensure_ascii=False)
     _compare(text, reference, KINDS[model.trainer_spec.model_type], str(file))
     return text

@@ -24,6 +24,7 @@ READ = (*KEPT, "add_bos_token", "split_special_tokens")
 """Fields that count here."""
 MOST_BYTES = 1 << 30
 """A larger tokenizer.json is not read."""
+SENTENCEPIECE = ("tokenizer.model", "spiece.model")
 TEMPLATES = "additional_chat_templates"
 
 
@@ -39,18 +40,18 @@ class Files(NamedTuple):
 
 
 def read(file: Path, convert: Callable[[Path], str]) -> Files:
-    """What lies beside `file`, a tokenizer.json; `convert` makes one of a tokenizer.model where there is only that.
+    """What lies beside `file`, a tokenizer.json; `convert` makes one of a SentencePiece model where there is only that.
 
     Special tokens are those tokenizer_config.json names (null: none). What it does not mention is looked up in
     special_tokens_map.json, then begin, end and padding in generation_config.json and config.json. Raises DataError
     naming the file that is missing or damaged.
     """
-    folder, model = file.parent, file.parent / "tokenizer.model"
-    converted = not file.is_file() and model.is_file()
-    text = convert(model) if converted else _text(file)
+    folder = file.parent
+    models = [folder / name for name in SENTENCEPIECE if not file.is_file() and (folder / name).is_file()]
+    text = convert(models[0]) if models else _text(file)
     given = read_object(folder / "tokenizer_config.json")
     config = {k: v for k, v in given.items() if k in READ}
-    if converted:  # SentencePiece knows no special tokens in texts
+    if models:  # SentencePiece knows no special tokens in texts
         config.setdefault("split_special_tokens", True)
     names = read_object(folder / "special_tokens_map.json")
     ids = read_object(folder / "config.json") | read_object(folder / "generation_config.json")
@@ -84,7 +85,7 @@ def _text(file: Path) -> str:
 
 def _other_formats(path: Path) -> str:
     """What would work for a directory that holds a tokenizer in another form."""
-    found = [n for n in ("vocab.json", "vocab.txt", "spiece.model") if (path / n).is_file()]
+    found = [n for n in ("vocab.json", "vocab.txt") if (path / n).is_file()]
     if not found:
         return "Name a directory that holds one, or the file itself."
     return (

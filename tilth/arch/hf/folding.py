@@ -51,6 +51,8 @@ def plain_model(model: Decoder, config: Config | None = None) -> Decoder:
         kept = {}
         for name, p in folded.named_parameters():
             tensor = tensors[name] if name in tensors else torch.zeros(p.shape)  # a bias there was not
-            kept[name] = (tensor if tensor.shape == p.shape else tensor.expand(p.shape)).float().contiguous().clone()
+            kept[name] = (
+                (tensor if tensor.shape == p.shape else tensor.expand(p.shape)).cpu().float().contiguous().clone()
+            )
     fill(folded, kept, "model")
     return folded.to_compute(model.compute_dtype)
