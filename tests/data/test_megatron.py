@@ -57,6 +57,23 @@ def test_other_integer_types_and_orders_of_sequences(tmp_path: Path) -> None:
     assert [store.document(i).tolist() for i in range(2)] == [[5, 6, 1], [8, 9, 1]]
 
 
+def test_overlap_is_found_in_chunks_and_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tilth.data.megatron as module
+
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        lengths = rng.integers(0, 4, 7).astype(np.int32)
+        pointers = np.where(rng.random(7) < 0.2, rng.integers(0, 30, 7), (np.cumsum(lengths) - lengths) * 2)
+        pointers, lengths = (a[p] for p in [rng.permutation(7)] for a in (pointers, lengths))
+        used = [b for p, n in zip(pointers, lengths, strict=True) for b in range(p, p + 2 * n)]
+        if len(set(used)) == len(used):
+            module._refuse_overlap(tmp_path, lengths, pointers, 2)
+        else:
+            with pytest.raises(DataError, match="overlap"):
+                module._refuse_overlap(tmp_path, lengths, pointers, 2)
+
+
 def test_export_is_these_bytes(tmp_path: Path) -> None:
     writer = StoreWriter(tmp_path / "s", 300, "f", closed=True, shard_tokens=3)
     writer.add("x", [1, 5, 6])
@@ -108,6 +125,8 @@ def change(at: int, form: str, value: int) -> bytes:
         (BIN[:-1], IDX, r"m\.bin: the index points beyond this file's 15 bytes"),
         (BIN, change(62, "<q", 2**63 - 1), r"m\.bin: the index points beyond"),
         (BIN, change(62, "<q", -4), r"m\.bin: the index points beyond"),
+        (BIN, change(54, "<q", 2), r"m\.idx: its sequences 0 and 1 overlap in the \.bin"),
+        (BIN, change(62, "<q", 0), r"m\.idx: its sequences 0 and 2 overlap in the \.bin"),
         (b"\xff\xff" + BIN[2:], IDX, r"document 'm:0' has token 65535, outside the vocabulary of 300"),
     ],
 )

@@ -167,6 +167,7 @@ class _Indexed(NamedTuple):
             if ((begin < 0) | (begin > size - tokens * dtype.itemsize)).any():
                 what = f"the index points beyond this file's {size} bytes; it is cut short or belongs to another index."
                 raise DataError(what, where=str(bin_file))
+        _refuse_overlap(idx_file, lengths, pointers, dtype.itemsize)
         raw = np.memmap(bin_file, np.uint8, "r") if size else np.empty(0, np.uint8)
         return cls(prefix.name, raw, dtype, lengths, pointers, bounds)
 
@@ -211,6 +212,36 @@ def _read_index(path: Path) -> tuple[np.dtype, np.ndarray, np.ndarray, np.ndarra
     if not whole or not rising or any((lengths[a : a + _CHUNK] < 0).any() for a in chunks):
         raise DataError("this index is damaged: its documents do not span its sequences.", where=str(path))
     return np.dtype(_DTYPES[code]), lengths, pointers, bounds
+
+
+def _refuse_overlap(path: Path, lengths: np.ndarray, pointers: np.ndarray, size: int) -> None:
+    """Raise DataError if two sequences share bytes, whose tokens would be read twice. Sequences that lie in the order
+    of the index, as Megatron writes them, are looked at in chunks; others are sorted first."""
+    order: np.ndarray | None = None
+    while True:
+        end, before = 0, -1
+        for a in range(0, len(lengths), _CHUNK):
+            here = np.arange(a, min(a + _CHUNK, len(lengths))) if order is None else order[a : a + _CHUNK]
+            here = here[lengths[here] > 0]
+            if not len(here):
+                continue
+            begins = pointers[here]
+            ends = begins + lengths[here].astype(np.int64) * size
+            early = np.flatnonzero(begins < np.concatenate([[end], ends[:-1]]))
+            if len(early) and order is not None:
+                at = int(early[0])
+                raise DataError(
+                    f"its sequences {int(here[at - 1]) if at else before} and {int(here[at])} overlap in the .bin, so "
+                    "tokens would be read twice.",
+                    where=str(path),
+                    fix="It is damaged or was made by hand; write it anew.",
+                )
+            if len(early):
+                order = np.argsort(pointers, kind="stable")
+                break
+            end, before = int(ends[-1]), int(here[-1])
+        else:
+            return
 
 
 def _prefixes(path: Path) -> list[Path]:
