@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
 import sys
 from pathlib import Path
@@ -66,15 +65,34 @@ def run(
 
 
 @verb("plan", goes_on=True)
-def plan(recipe: RecipePath, overrides: Overrides = None, root: Root = Path("runs"), json_output: Json = False) -> Any:
-    """Say what a recipe will cost and consume, and refuse what cannot work. Trains nothing."""
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    world: Annotated[int, typer.Option(help="Processes that train together.", min=1)] = 1,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory of each process on another machine, such as 80GiB (default: this one's).")
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(help="Speed of each process, such as 400TFLOP/s or 12000tok/s (default: that of past runs)."),
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Read and tokenise all text (cached) and count it.")] = False,
+    root: Root = Path("runs"),
+    json_output: Json = False,
+) -> Any:
+    """Say in seconds, from a part of the text, what a recipe will cost and consume. Refuses what cannot work."""
     from tilth import job
-    from tilth.train.plan import describe
+    from tilth.core import units
+    from tilth.train.plan import Machine
+    from tilth.train.plan_words import describe
 
+    on = Machine(world, None if memory is None else units.memory(memory), None if rate is None else units.rate(rate))
     out = _console(json_output)
-    _, planned, _ = job.make_plan(recipe, overrides, root=root, out=out)
+    planned = job.estimate(recipe, overrides, on=on, exact=exact, root=root, out=out)
     for line in describe(planned.numbers):
         out.say(line)
+    if planned.refusal is not None:
+        raise planned.refusal
     return planned.numbers
 
 
@@ -373,9 +391,6 @@ def schema(json_output: Json = False) -> Any:
 
 def main() -> None:
     """Entry point of the `tilth` command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character loses no command
     app()
 
 

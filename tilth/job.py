@@ -37,7 +37,7 @@ from tilth.core.rundir import RunDir, read_json, read_rows, sweep, whole_dir, wr
 from tilth.core.signals import Interrupt, Stopped
 from tilth.core.streams import key as stream_key
 from tilth.core.technique import dump, resolve, use_name
-from tilth.data.corpus import Documents, NothingLeft
+from tilth.data.corpus import Documents, NothingLeft, documents_key
 from tilth.data.corpus import prepare as prepare_documents
 from tilth.data.store import TokenStore, write_stores
 from tilth.data.tokenizer import Tokenizer
@@ -47,8 +47,9 @@ from tilth.eval.evaluate import figures, tell
 from tilth.eval.speaker import Speaker
 from tilth.report import facts, page
 from tilth.report.live import Console, console
+from tilth.train import estimate as estimating
 from tilth.train.learner import equip
-from tilth.train.plan import Plan, plan, remember, shape
+from tilth.train.plan import Machine, Plan, count, plan, remember, shape
 from tilth.train.session import Session, Setting
 from tilth.train.world import World
 
@@ -159,6 +160,44 @@ def make_plan(
     return resolved, plan(resolved.recipe, prepared.stores, start.vocab_size, cache), prepared
 
 
+def estimate(
+    recipe: str | Path | Recipe,
+    overrides: Any = None,
+    *,
+    on: Machine = Machine(),
+    exact: bool = False,
+    root: str | Path = "runs",
+    out: Console | None = None,
+) -> Plan:
+    """Count what a recipe will cost `on` a machine: from what is prepared already, else in seconds from a glimpse of
+    the text (`numbers["estimate"]` says so). With `exact` the data are prepared first. A plan that cannot work says
+    why (`refusal`); what the recipe or its data do not allow anyway raises.
+    """
+    resolved = _resolved(recipe, overrides)
+    cache, asked, say = Path(root) / ".cache", resolved.recipe, (out or console()).say
+    if exact or _mark(asked, cache).exists():
+        prepared = prepare(asked, cache, say)
+        have = seen = {name: splits["train"] for name, splits in prepared.stores.items()}
+        tokenizer, vocab_size, told, unknown = prepared.tokenizer, prepared.tokenizer.vocab_size, None, []
+    else:
+        found = estimating.estimate(asked)
+        have, seen, tokenizer, vocab_size = found.expected, found.seen, found.tokenizer, found.vocab_size
+        told, unknown = found.numbers(), found.unknown
+    start = start_of(asked, tokenizer, vocab_size)
+    check(asked, start, tokenizer, say)
+    with device.pretending(bfloat16=True) if on.memory_bytes else contextlib.nullcontext():
+        counted = count(asked, have, seen, start.vocab_size, cache, on, unknown)
+    counted.numbers |= {"estimate": told, "rate_named": on.rate is not None}
+    if isinstance(counted.refusal, PlanError):
+        counted.refusal.numbers = counted.numbers
+    return counted
+
+
+def _mark(recipe: Recipe, cache: Path) -> Path:
+    """Lies in the cache once a recipe's data are prepared."""
+    return cache / f"prepared-{content_hash([documents_key(recipe.corpus), dump(recipe.tokenizer)])}"
+
+
 def load(path: str | Path) -> Speaker:
     """A speaker from a run directory or a Hugging Face directory, on the device at hand. Raises DataError for anything
     else."""
@@ -204,7 +243,9 @@ def prepare(recipe: Recipe, cache: Path, say: Any) -> Prepared:
     sweep(cache.parent)
     documents = prepare_documents(recipe.corpus, cache, say)
     tokenizer = Tokenizer.load(recipe.tokenizer.prepare(documents, cache, say))  # type: ignore[attr-defined]
-    return Prepared(documents, tokenizer, write_stores(documents, tokenizer, cache, say))
+    prepared = Prepared(documents, tokenizer, write_stores(documents, tokenizer, cache, say))
+    _mark(recipe, cache).touch()
+    return prepared
 
 
 def evaluate(
@@ -283,12 +324,15 @@ class Start:
     """What they were stored as."""
 
 
-def start_of(recipe: Recipe, tokenizer: Tokenizer) -> Start:
-    """Sizes of the model to train. Raises DataError or RecipeError if `init:` names weights that do not fit."""
+def start_of(recipe: Recipe, tokenizer: Tokenizer, vocab_size: int | None = None) -> Start:
+    """Sizes of the model to train; `vocab_size`: of the tokenizer, where this one stands for it.
+
+    Raises DataError or RecipeError if `init:` names weights that do not fit.
+    """
     longest = max(stage.batch.sequence for stage in recipe.stages)
     extra = max(getattr(stage.objective, "extra_tokens", 0) for stage in recipe.stages)
     if recipe.init is None:
-        return Start(tokenizer.vocab_size + extra, longest)
+        return Start((vocab_size or tokenizer.vocab_size) + extra, longest)
     source = _read(Path(recipe.init))
     if source.tokenizer.vocabulary != tokenizer.vocabulary:
         brought = Path(recipe.init) / "tokenizer"

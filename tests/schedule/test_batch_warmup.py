@@ -11,7 +11,8 @@ from tilth.core.errors import Interrupted, PlanError
 from tilth.core.rundir import read_json, read_rows
 from tilth.core.technique import resolve
 from tilth.report.live import console
-from tilth.train.plan import describe, plan
+from tilth.train.plan import plan
+from tilth.train.plan_words import describe
 from tilth.train.store import Store
 
 GROWING = {"use": "batch_warmup", "begin": 0.25, "over": 6, "base": {"use": "linear", "warmup": 2}}

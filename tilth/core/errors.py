@@ -50,9 +50,14 @@ class CheckpointError(TilthError):
 
 
 class PlanError(TilthError):
-    """The plan shows that the run cannot work; refused before the first step."""
+    """The plan shows that the run cannot work; refused before the first step. `numbers` is what was counted."""
 
     exit_code = 5
+    numbers: dict[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The error, and what the plan counted."""
+        return super().as_dict() | ({} if self.numbers is None else {"numbers": self.numbers})
 
 
 class RunInUse(TilthError):

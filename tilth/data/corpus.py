@@ -53,7 +53,7 @@ from tilth.data.document import BATCH_BYTES, BATCH_DOCUMENTS, SCHEMA, Ledger, te
 from tilth.data.holdout import LEAST_TAIL, RUN, Kept, Overlap, cut, hold_out, tail
 
 SPLITS = ("train", "held_out")
-_FOR_ENGINE = "It is for `tilth data run`, whose result the source `curated` reads."
+FOR_ENGINE = "It is for `tilth data run`, whose result the source `curated` reads."
 
 
 class _Ledger(TypedDict):
@@ -132,7 +132,7 @@ def prepare(corpus: Corpus, cache: Path, say: Callable[[str], None]) -> Document
 
     Raises DataError, with nothing left behind, when a source is missing, unreadable or has nothing left.
     """
-    key = _key(corpus)
+    key = documents_key(corpus)
     target = cache / f"documents-{key}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,8 @@ def summary_of_own(name: str, account: dict[str, Any]) -> str:
     return line
 
 
-def _key(corpus: Corpus) -> str:
+def documents_key(corpus: Corpus) -> str:
+    """What the documents of a corpus are cached by: the sources' fingerprints, the settings and the code."""
     configs = [*corpus.sources.values(), *corpus.held_out.values(), *corpus.curate]
     modules = sorted({type(c).__module__ for c in configs} | {__name__})
     code = source_hash(*(sys.modules[m] for m in modules), holdout, *_READERS)
@@ -240,7 +241,7 @@ class _Writer:
 def _build(corpus: Corpus, aside: Path, key: str, say: Callable[[str], None]) -> None:
     """Read and judge every source, then split. Two passes: what is held out depends on all that was kept."""
     steps = [(use_name(step), step.build()) for step in corpus.curate]  # type: ignore[attr-defined]
-    steps_module.check(steps, ("document", "ordered"), _FOR_ENGINE)
+    steps_module.check(steps, ("document", "ordered"), FOR_ENGINE)
     notices = [f"{name}: {notice}" for name, step in steps for notice in steps_module.notices(step)]
     for notice in notices:
         say(notice)

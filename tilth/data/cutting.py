@@ -52,13 +52,14 @@ def _cut(file: Found, separator: Callable[[str], bytes | None]) -> Iterator[Piec
                 first, filled = i, 0
             filled += stored
         yield Piece(file, first, len(groups)) if first else Piece(file)
-    elif between and _can_cut(file, name, between):
+    elif between and can_cut(file, name, between):
         yield from (Piece(file, at, min(at + SHARD_BYTES, size)) for at in range(0, size, SHARD_BYTES))
     else:
         yield Piece(file)
 
 
-def _can_cut(file: Found, name: str, between: bytes) -> bool:
+def can_cut(file: Found, name: str, between: bytes) -> bool:
+    """Whether a file of this lower-case name can be read from its middle on."""
     head = pieces.can_cut(file.path, between)
     json = uncompressed(name).endswith(json_reading.SUFFIXES)
     return head is not None and (not json or json_reading.begins_with_a_line(head))

@@ -123,7 +123,10 @@ class Sampler:
         first, size = self.samples(step), self.samples(step + 1) - self.samples(step)
         if not 0 <= rank < world <= size:
             raise ValueError(f"rank {rank} of {world} has no share of the {size} sequences of step {step}")
-        samples = first + np.arange(size * rank // world, size * (rank + 1) // world, dtype=np.int64)
+        return self.sequences_of(first + np.arange(size * rank // world, size * (rank + 1) // world, dtype=np.int64))
+
+    def sequences_of(self, samples: np.ndarray) -> Batch:
+        """The samples of these numbers."""
         source, _, window = self._locate(samples)
         T = self.sequence
         rows = np.empty((len(samples), T + 1), dtype=np.int64)  # inputs and targets overlap in all but one token
@@ -153,6 +156,20 @@ class Sampler:
         targets[columns >= padded[:, None]] = IGNORE
         tensors = (torch.from_numpy(np.ascontiguousarray(a)) for a in (rows[:, :T], targets, positions))
         return Batch(*tensors, source=torch.from_numpy(source), sources=tuple(self.sources))
+
+    def split_targets(self, samples: np.ndarray) -> dict[str, int]:
+        """Targets of these samples by what becomes of them: "masked" (of padding, or where a document ends without a
+        token that says so), "cut" (trained, of a document that began before its window), "whole" (the other trained
+        ones)."""
+        source, _, window = self._locate(samples)
+        trained = self.sequences_of(samples).targets.numpy() != IGNORE
+        into = np.zeros(len(samples), np.int64)  # columns of a document that began before
+        for i, name in enumerate(self.sources):
+            mine, offsets = np.flatnonzero(source == i), self.stores[name].offsets
+            at = window[mine] * self._stride(name)
+            into[mine] = offsets[np.searchsorted(offsets, at, "left")] - at
+        cut = int((trained & (np.arange(self.sequence) < into[:, None])).sum())
+        return {"whole": int(trained.sum()) - cut, "cut": cut, "masked": int((~trained).sum())}
 
     def refs(self, step: int) -> list[SampleRef]:
         """Where each of the step's sequences (over all ranks, in order) comes from."""

@@ -7,27 +7,29 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired
 
-import psutil
-import torch
+import numpy as np
 from typing_extensions import TypedDict
 
+from tilth.core import device
 from tilth.core.clock import Clock
-from tilth.core.errors import PlanError
+from tilth.core.errors import DataError, PlanError, TilthError
 from tilth.core.hashing import content_hash
 from tilth.core.recipe import Recipe, Stage
 from tilth.core.rundir import Count, Rows, read_rows
 from tilth.core.technique import dump
-from tilth.data.sampler import Sampler
+from tilth.data.sampler import Sampler, Tokens
 from tilth.data.store import TokenStore
 
+from . import sizes
+
 HISTORY = "plan_history.jsonl"
-PROCESS_BYTES = 380_000_000
-"""Resident memory of a Python process that has imported torch and tilth and opened the data (measured, CPU)."""
+LOOKED = 1024
+"""Sequences at most that are looked at to tell what becomes of a stage's targets."""
 
 
 @dataclass
@@ -40,10 +42,25 @@ class StagePlan:
     rows: list[dict[str, Any]]
     """Per source what `Sampler.plan` says: share, planned_tokens, epochs, epochs_total and more."""
     flops_per_token: float
+    targets: dict[str, int] | None
+    """How many are trained with all of their document before them ("whole"), trained where a window cuts it ("cut"),
+    and "masked"; None if nobody can tell yet."""
 
     @property
     def tokens(self) -> int:
         return self.sampler.samples(self.steps) * self.stage.batch.sequence
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a plan is for; what is None is asked of this machine and its past runs."""
+
+    world: int = 1
+    """Processes that train together."""
+    memory_bytes: int | None = None
+    """Of one process."""
+    rate: tuple[float, str] | None = None
+    """Of one process: so many "flop" or "tok" a second."""
 
 
 @dataclass
@@ -53,6 +70,8 @@ class Plan:
     stages: list[StagePlan]
     numbers: dict[str, Any]
     """What plan.json holds."""
+    refusal: TilthError | None = None
+    """Why it cannot work; the stages before that are counted."""
 
 
 def plan(
@@ -60,50 +79,88 @@ def plan(
 ) -> Plan:
     """Count everything. Raises PlanError for a recipe that cannot work, naming the nearest one that does."""
     train = {name: splits["train"] for name, splits in stores.items()}
-    cursors = dict.fromkeys(train, 0)
+    counted = count(recipe, train, train, vocab_size, cache, Machine(world))
+    if counted.refusal is not None:
+        raise counted.refusal
+    return counted
+
+
+def count(
+    recipe: Recipe,
+    have: Mapping[str, Tokens],
+    tried: Mapping[str, Tokens],
+    vocab_size: int,
+    cache: Path,
+    machine: Machine,
+    unknown: Sequence[str] = (),
+) -> Plan:
+    """Count as far as the recipe works on the machine, and why it does not go on.
+
+    have     source -> its training tokens, or how many they are expected to be
+    tried    source -> tokens that batches are made of, to see what becomes of them
+    unknown  sources that may hold more than that, so they are not refused for being repeated
+    """
+    cursors = dict.fromkeys(have, 0)
     stages: list[StagePlan] = []
-    for number, stage in enumerate(recipe.stages):
-        staged = _plan_stage(recipe, number, stage, train, vocab_size, cursors, world)
-        cursors = staged.sampler.cursor(staged.steps)
-        for row in staged.rows:
-            if row["epochs_total"] > stage.max_epochs:
-                most = stage.max_epochs / row["epochs_total"] * staged.tokens
-                raise PlanError(
-                    f"the source '{row['source']}' would be repeated {row['epochs_total']:.1f} times, more than "
-                    f"max_epochs ({stage.max_epochs:g}).",
-                    where=f"stages.{number}.mixture",
-                    fix=f"budget.tokens={_round_down(most)} or max_epochs={math.ceil(row['epochs_total'])} would work; "
-                    f"so would more text, or a smaller weight for '{row['source']}'.",
-                )
-        if stage.batch.sequences % world:
+    refusal: TilthError | None = None
+    try:
+        for number, stage in enumerate(recipe.stages):
+            staged = _plan_stage(recipe, number, stage, have, tried, vocab_size, cursors, machine.world)
+            cursors = staged.sampler.cursor(staged.steps)
+            stages.append(staged)
+            _refuse_repeats(staged, number, unknown)
+            _refuse_sharing(stage, number, machine.world)
+    except (PlanError, DataError) as err:
+        refusal = err
+    kept = sizes.state(recipe, vocab_size)
+    numbers = _numbers(recipe, stages, kept, vocab_size, cache, machine)
+    try:
+        _refuse_too_large(recipe, numbers, kept, vocab_size, machine)
+    except PlanError as err:
+        refusal = refusal or err
+    return Plan(stages, numbers, refusal)
+
+
+def _refuse_repeats(staged: StagePlan, number: int, unknown: Sequence[str]) -> None:
+    for row in staged.rows:
+        if row["epochs_total"] > staged.stage.max_epochs and row["source"] not in unknown:
+            most = staged.stage.max_epochs / row["epochs_total"] * staged.tokens
             raise PlanError(
-                f"{stage.batch.sequences} sequences a step cannot be shared by {world} processes.",
-                where=f"stages.{number}.batch",
-                fix=f"batch.tokens: {math.ceil(stage.batch.sequences / world) * world * stage.batch.sequence} would.",
+                f"the source '{row['source']}' would be repeated {row['epochs_total']:.1f} times, more than "
+                f"max_epochs ({staged.stage.max_epochs:g}).",
+                where=f"stages.{number}.mixture",
+                fix=f"budget.tokens={_round_down(most)} or max_epochs={math.ceil(row['epochs_total'])} would work; "
+                f"so would more text, or a smaller weight for '{row['source']}'.",
             )
-        stages.append(staged)
-    numbers = _numbers(recipe, stages, vocab_size, cache, world)
-    _refuse_too_large(recipe, stages, numbers, vocab_size, world)
-    return Plan(stages, numbers)
+
+
+def _refuse_sharing(stage: Stage, number: int, world: int) -> None:
+    if stage.batch.sequences % world:
+        raise PlanError(
+            f"{stage.batch.sequences} sequences a step cannot be shared by {world} processes.",
+            where=f"stages.{number}.batch",
+            fix=f"batch.tokens: {math.ceil(stage.batch.sequences / world) * world * stage.batch.sequence} would.",
+        )
 
 
 def _plan_stage(
     recipe: Recipe,
     number: int,
     stage: Stage,
-    train: dict[str, TokenStore],
+    have: Mapping[str, Tokens],
+    tried: Mapping[str, Tokens],
     vocab: int,
     cursors: dict[str, int],
     world: int,
 ) -> StagePlan:
-    weights = stage.mixture.shares({name: store.num_tokens for name, store in train.items()})  # type: ignore[attr-defined]
+    weights = stage.mixture.shares({name: store.num_tokens for name, store in have.items()})  # type: ignore[attr-defined]
     grows: Any = getattr(stage.schedule, "sequences", None)
 
-    def sampler_of(steps: int) -> Sampler:
+    def sampler_of(steps: int, stores: Mapping[str, Tokens] = have) -> Sampler:
         growth = grows(steps, stage.batch.sequences) if grows else ()
         _refuse_uneven(growth, world, number)
         return Sampler(
-            train, weights, stage.batch.sequence, stage.batch.sequences, recipe.seed, dict(cursors), growth=growth
+            stores, weights, stage.batch.sequence, stage.batch.sequences, recipe.seed, dict(cursors), growth=growth
         )
 
     flops = recipe.model.flops_per_token(vocab, stage.batch.sequence)  # type: ignore[attr-defined]
@@ -130,8 +187,25 @@ def _plan_stage(
         clock = Clock(step, steps, sampler.samples(step) * stage.batch.sequence, number)
         stage.schedule(clock)  # type: ignore[operator]
         if hasattr(stage.schedule, "cut"):
-            stage.schedule.cut(sampler.batch(0, 0, sampler.samples(1)), clock)
-    return StagePlan(stage, steps, sampler, sampler.plan(steps), flops)
+            trial = sampler_of(steps, tried)
+            stage.schedule.cut(trial.batch(0, 0, trial.samples(1)), clock)
+    return StagePlan(stage, steps, sampler, sampler.plan(steps), flops, _targets(sampler, sampler_of, steps, tried))
+
+
+def _targets(
+    sampler: Sampler, sampler_of: Callable[..., Sampler], steps: int, tried: Mapping[str, Tokens]
+) -> dict[str, int] | None:
+    """Of a stage's targets, how many are trained whole, cut and masked: from all samples, or from `LOOKED` of them
+    spread evenly; None if what can be tried is less than a sequence."""
+    total = sampler.samples(steps)
+    try:
+        trial = sampler_of(steps, tried)
+    except DataError:
+        return None
+    found = trial.split_targets(np.unique(np.linspace(0, total - 1, min(total, LOOKED)).astype(np.int64)))
+    every, looked = total * sampler.sequence, sum(found.values())
+    shares = {what: round(every * n / looked) for what, n in found.items()}
+    return shares | {"whole": every - shares["cut"] - shares["masked"]}
 
 
 def _most(fits: Callable[[int], bool]) -> int:
@@ -156,45 +230,29 @@ def _refuse_uneven(growth: Sequence[int], world: int, stage: int) -> None:
             )
 
 
-def memory_bytes(recipe: Recipe, stage: Stage, vocab_size: int, world: int, micro: int | None = None) -> int:
-    """Predicted peak memory of one rank: parameters, gradient, two moments, activations, the copy being saved.
-
-    The activations a block keeps for its backward pass are counted per token from the sizes of its parts, in the
-    compute dtype; the loss keeps one chunk of logits. Measured against real runs by `tilth plan`.
-    """
+def _numbers(
+    recipe: Recipe, stages: list[StagePlan], kept: sizes.State, vocab: int, cache: Path, machine: Machine
+) -> dict[str, Any]:
     model: Any = recipe.model
-    parameters = model.num_parameters(vocab_size, stage.batch.sequence)["total"]
-    width, size = model.width, recipe.precision.compute_dtype.itemsize
-    share = stage.batch.sequences // world
-    sequences = min(micro or stage.batch.micro or share, share)
-    rows = sequences * stage.batch.sequence
-    per_token = model.activation_elements() * size
-    kept = model.layers * (width * size if recipe.recompute else per_token) + (per_token if recipe.recompute else 0)
-    logits = min(rows, 1024) * vocab_size * 4
-    fixed = 0 if torch.cuda.is_available() else PROCESS_BYTES
-    states = 4 + 4 + 8 + size + (12 if recipe.checkpoint.asynchronous else 0)  # the copy an asynchronous save writes
-    return int(fixed + parameters * states + rows * (kept + 4 * width * size) + 2 * logits)
-
-
-def _numbers(recipe: Recipe, stages: list[StagePlan], vocab: int, cache: Path, world: int) -> dict[str, Any]:
-    parameters = recipe.model.num_parameters(vocab, max(s.stage.batch.sequence for s in stages))  # type: ignore[attr-defined]
+    longest, tokens = max(s.batch.sequence for s in recipe.stages), sum(s.tokens for s in stages)
     flops = sum(s.flops_per_token * s.tokens for s in stages)
     history = read_rows(cache / HISTORY, HistoryRow, damaged=[])  # what cannot be read predicts nothing
-    alike = [h for h in history if h.get("flops_per_second") and h.get("world") == world]
-    alike = [h for h in alike if h.get("shape") == shape(recipe)] or alike
-    speeds = [h["flops_per_second"] for h in alike]
-    rate = statistics.median(speeds[-9:]) if speeds else None
+    speed, unit = machine.rate or (_past_rate(recipe, history, machine.world), "flop")
+    if speed is not None and machine.rate:
+        speed *= machine.world
+    amount = flops if unit == "flop" else tokens
     return {
-        "parameters": parameters,
+        "parameters": model.num_parameters(vocab, longest),
         "vocab_size": vocab,
-        "flops_per_token": stages[-1].flops_per_token,
+        "world": machine.world,
+        "flops_per_token": model.flops_per_token(vocab, recipe.stages[-1].batch.sequence),
         "flops_total": flops,
         "steps": sum(s.steps for s in stages),
-        "tokens": sum(s.tokens for s in stages),
-        "peak_memory_bytes": max(memory_bytes(recipe, s.stage, vocab, world) for s in stages),
-        "seconds": flops / rate if rate else None,
-        "assumed_flops_per_second": rate,
-        "checkpoint_bytes": parameters["total"] * 12,
+        "tokens": tokens,
+        "peak_memory_bytes": max(sizes.memory_bytes(recipe, s, kept, vocab, machine.world) for s in recipe.stages),
+        "seconds": amount / speed if speed and amount else None,
+        "assumed_flops_per_second": speed if unit == "flop" else None,
+        "checkpoint_bytes": kept.checkpoint_bytes,
         "past_predictions": errors(history),
         "stages": [
             {
@@ -204,11 +262,20 @@ def _numbers(recipe: Recipe, stages: list[StagePlan], vocab: int, cache: Path, w
                 "batch_tokens": s.stage.batch.tokens,
                 "first_batch_tokens": s.sampler.samples(1) * s.stage.batch.sequence,
                 "sequence": s.stage.batch.sequence,
+                "targets": s.targets,
                 "sources": s.rows,
             }
             for s in stages
         ],
     }
+
+
+def _past_rate(recipe: Recipe, history: list[dict[str, Any]], world: int) -> float | None:
+    """FLOP/s over all processes, as past runs on as many had it, those of the same shape if there are any."""
+    alike = [h for h in history if h.get("flops_per_second") and h.get("world") == world]
+    alike = [h for h in alike if h.get("shape") == shape(recipe)] or alike
+    speeds = [h["flops_per_second"] for h in alike]
+    return statistics.median(speeds[-9:]) if speeds else None
 
 
 def shape(recipe: Recipe) -> str:
@@ -255,60 +322,32 @@ def remember(cache: Path, numbers: dict[str, Any], measured: dict[str, Any], wor
     rows.close()
 
 
-def _refuse_too_large(recipe: Recipe, stages: list[StagePlan], numbers: dict[str, Any], vocab: int, world: int) -> None:
-    if torch.cuda.is_available():
-        have = torch.cuda.get_device_properties(0).total_memory
-    else:
-        have = psutil.virtual_memory().available // world
+def _refuse_too_large(recipe: Recipe, numbers: dict[str, Any], kept: sizes.State, vocab: int, machine: Machine) -> None:
+    have, where = machine.memory_bytes, "each process has"
+    if have is None:
+        here = device.at_hand()
+        found = device.memory(here)
+        have, where = (found.total, "the GPU has") if here.type == "cuda" else (found.available, "are free")
+        have = have if here.type == "cuda" else have // machine.world
     need = numbers["peak_memory_bytes"]
     if need <= have:
         return
-    for staged in stages:
-        micro = staged.stage.batch.sequences // world
-        while micro > 1 and memory_bytes(recipe, staged.stage, vocab, world, micro) > have:
-            micro = next(m for m in range(micro - 1, 0, -1) if staged.stage.batch.sequences % m == 0)
-        fits = memory_bytes(recipe, staged.stage, vocab, world, micro) <= have
-        raise PlanError(
-            f"this run needs about {need / 2**30:.1f} GiB of memory and {have / 2**30:.1f} GiB are free.",
-            where=f"stage {staged.stage.name}",
-            fix=f"batch.micro: {micro} would fit." if fits else "A smaller model, or recompute: true, would need less.",
-        )
+
+    def needs(stage: Stage, micro: int) -> int:
+        return sizes.memory_bytes(recipe, stage, kept, vocab, machine.world, micro)
+
+    largest = max(recipe.stages, key=lambda s: needs(s, s.batch.micro or s.batch.sequences))
+    share = max(1, largest.batch.sequences // machine.world)
+    divisors = [m for m in range(share, 0, -1) if largest.batch.sequences % m == 0]
+    fits = next((m for m in divisors if needs(largest, m) <= have), None)
+    there = f"{have / 2**30:.1f} GiB {where}" if where == "are free" else f"{where} {have / 2**30:.1f} GiB"
+    raise PlanError(
+        f"this run needs about {need / 2**30:.1f} GiB of memory and {there}.",
+        where=f"stage {largest.name}",
+        fix=f"batch.micro: {fits} would fit." if fits else "A smaller model, or recompute: true, would need less.",
+    )
 
 
 def _round_down(tokens: float) -> str:
     digits = 10 ** max(0, len(str(int(tokens))) - 2)
     return f"{int(tokens // digits * digits):,}".replace(",", "_")
-
-
-def describe(numbers: dict[str, Any]) -> list[str]:
-    """The plan as lines a person reads."""
-    parameters = numbers["parameters"]
-    past = numbers["past_predictions"]
-    lines = [
-        f"parameters  {parameters['total']:,}, vocabulary {numbers['vocab_size']:,}",
-        f"compute     {numbers['flops_total']:.3g} FLOPs over {numbers['steps']:,} steps, {numbers['tokens']:,} tokens",
-        f"memory      {numbers['peak_memory_bytes'] / 2**30:.2f} GiB at the peak" + _error(past, "peak_memory_bytes"),
-    ]
-    if numbers["seconds"] is None:
-        lines.append("time        unknown: no run of this machine has been measured yet")
-    else:
-        lines.append(f"time        {numbers['seconds']:.0f} s of training steps" + _error(past, "seconds"))
-    lines.append(f"checkpoint  {numbers['checkpoint_bytes'] / 2**20:.1f} MiB each")
-    for stage in numbers["stages"]:
-        lines.append(f"stage {stage['name']}: {stage['steps']:,} steps of {_sizes(stage)} tokens")
-        for row in stage["sources"]:
-            shown = f"{row['share']:6.1%}  {row['planned_tokens']:>12,} tokens  {row['epochs']:.2f} epochs"
-            lines.append(f"  {row['source']:<16} {shown}")
-    return lines
-
-
-def _sizes(stage: dict[str, Any]) -> str:
-    first, full = stage.get("first_batch_tokens", stage["batch_tokens"]), stage["batch_tokens"]
-    return f"{full:,}" if first == full else f"{first:,} to {full:,}"
-
-
-def _error(past: dict[str, Any], what: str) -> str:
-    error = past[f"{what}_error"]
-    if error is None:
-        return " (no past prediction to judge by)"
-    return f" (past predictions were off by {error:.0%}, median of {past[f'{what}_count']})"

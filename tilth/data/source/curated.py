@@ -51,6 +51,10 @@ class Config(BaseConfig):
         files = [(str(f.relative_to(self._dir())), f.stat().st_size) for f in self._files()]
         return content_hash([read_json(self._dir() / "identity.json"), files])
 
+    def num_records(self) -> int:
+        """Documents of the tiers, whether or not `where` wants them."""
+        return sum(pq.ParquetFile(path).metadata.num_rows for path in self._files())
+
     def shards(self) -> list[str]:
         """One per file."""
         return [str(f.relative_to(self._dir())) for f in self._files()]

@@ -23,7 +23,7 @@ from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.core.located import Located
-from tilth.data import compression, fields, json_reading, parquet_reading, pieces, reading
+from tilth.data import compression, fields, json_reading, parquet_reading, pieces, probing, reading
 from tilth.data.charset import decode_html
 from tilth.data.cutting import Piece, plan
 from tilth.data.document import Document, SourceLedger, batches, document_id
@@ -112,6 +112,12 @@ class Config(BaseConfig):
     def read(self, ledger: SourceLedger, shard: str | None = None) -> Iterator[pa.RecordBatch]:
         """Documents in the order of paths, then of places in the file."""
         return batches(self._documents(ledger, shard))
+
+    def probes(self, ledger: SourceLedger, max_bytes: int) -> Iterator[probing.Probe]:
+        """Small runs of documents that lie evenly over all files, for about `max_bytes` of text."""
+        root, found, _ = self._find()
+        within, ids = ledger.within(root), set[str]()
+        return probing.probes(found, self._separator, lambda piece: self._of_piece(piece, within, ids), max_bytes)
 
     def _find(self) -> Listing:
         return find([self.path] if isinstance(self.path, str) else self.path, self.suffixes)

@@ -57,6 +57,10 @@ class Config(BaseConfig):
         stats = [(name, *self._stamp(shard.path)) for name, shard in found.items()]
         return content_hash([str(folder), stats])
 
+    def num_records(self) -> int:
+        """Samples, as the index says."""
+        return sum(shard.num_samples for shard in self._find()[1].values())
+
     def shards(self) -> list[str]:
         """One per shard of the index."""
         return list(self._find()[1])

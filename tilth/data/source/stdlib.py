@@ -12,6 +12,7 @@ Fails when: the interpreter was installed without its library's source (a zip or
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sysconfig
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.data.document import Document, SourceLedger, batches, document_id
+from tilth.data.probing import Probe, places
 from tilth.data.python_text import Module
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ _SKIP = {"site-packages", "dist-packages", "__pycache__", "_bundled", "lib-dynlo
 _TESTS = {"test", "tests", "idle_test"}
 _TABLE_SHARE, _TABLE_CHARS = 0.5, 2_000
 _MIN_PROSE_CHARS = 100
+_PROBES = 16
 
 
 class Config(BaseConfig):
@@ -54,8 +57,12 @@ class Config(BaseConfig):
     def _files(self) -> list[tuple[str, Path]]:
         root = Path(sysconfig.get_path("stdlib"))
         skip = _SKIP if self.tests else _SKIP | _TESTS
-        found = [(p.relative_to(root), p) for p in root.rglob("*.py")]
-        return sorted((r.as_posix(), p) for r, p in found if skip.isdisjoint(r.parts) and p.is_file())
+        found = []
+        for folder, folders, files in os.walk(root):
+            folders[:] = [f for f in folders if f not in skip]
+            paths = [Path(folder, f) for f in files if f.endswith(".py")]
+            found += [(p.relative_to(root).as_posix(), p) for p in paths if p.is_file()]
+        return sorted(found)
 
     def fingerprint(self) -> str:
         """Python version, file names and sizes. Raises DataError if there is no source."""
@@ -70,11 +77,18 @@ class Config(BaseConfig):
 
     def read(self, ledger: SourceLedger) -> Iterator[pa.RecordBatch]:
         """One document per module, in the order of paths."""
-        return batches(self._documents(ledger))
+        return batches(self._documents(ledger, self._files()))
 
-    def _documents(self, ledger: SourceLedger) -> Iterator[Document]:
+    def probes(self, ledger: SourceLedger, max_bytes: int) -> Iterator[Probe]:
+        """Some modules, spread evenly over all bytes; parsing them takes the time, so they are few."""
+        files = self._files()
+        sizes = [path.stat().st_size for _, path in files]
+        for which, inside in places(sizes, _PROBES).items():
+            yield batches(self._documents(ledger, [files[which]])), sizes[which] / sum(sizes), len(inside)
+
+    def _documents(self, ledger: SourceLedger, files: list[tuple[str, Path]]) -> Iterator[Document]:
         ledger = ledger.within(Path(sysconfig.get_path("stdlib")))
-        for name, path in self._files():
+        for name, path in files:
             try:
                 module = Module(path.read_bytes())
             except (SyntaxError, ValueError, LookupError, MemoryError, RecursionError, OSError) as err:

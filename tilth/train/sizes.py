@@ -1,0 +1,93 @@
+"""How many bytes a run holds: asked of its model and optimizers, built without memory, where they can be."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from tilth.core import device
+from tilth.core.recipe import Recipe, Stage
+
+from .learner import named_params
+
+PROCESS_BYTES = 380_000_000
+"""Resident memory of a Python process that has imported torch and tilth and opened the data (measured, CPU)."""
+
+
+class State(NamedTuple):
+    """What training keeps of every parameter, over the whole model."""
+
+    parameters: int
+    """Numbers in the model, those that are not trained included."""
+    trained: int
+    optimizer_bytes: int
+    """Largest over the stages."""
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Masters in float32 and the optimizer's state."""
+        return 4 * self.parameters + self.optimizer_bytes
+
+
+def state(recipe: Recipe, vocab_size: int) -> State:
+    """Parameters and optimizer state of a recipe's model."""
+    longest = max(stage.batch.sequence for stage in recipe.stages)
+    total = recipe.model.num_parameters(vocab_size, longest)["total"]  # type: ignore[attr-defined]
+    try:
+        with torch.device("meta"):
+            model = recipe.model.build(vocab_size, longest)  # type: ignore[attr-defined]
+        recipe.precision.attach(model)  # type: ignore[attr-defined]
+        named = named_params(model)
+        trained = sum(p.param.numel() for p in named)
+        largest = max(_optimizer_bytes(recipe, stage, named) for stage in recipe.stages)
+    except (NotImplementedError, RuntimeError):  # a part that needs real numbers: two moments of everything
+        return State(total, total, 8 * total)
+    return State(total, trained, largest)
+
+
+def _optimizer_bytes(recipe: Recipe, stage: Stage, named: list[Any]) -> int:
+    """Of the state after a first step, taken on tensors without memory, as the precision keeps it; else as the rule's
+    own formula says."""
+    optim: Any = stage.optim
+    try:
+        optimizer: Any = recipe.precision.wrap(optim.build(named))  # type: ignore[attr-defined]
+        for p in named:
+            p.param.grad = torch.empty_like(p.param)
+        optimizer.step()
+    except Exception:  # rules look at numbers, which tensors without memory do not have
+        return int(optim.state_bytes(named))
+    finally:
+        for p in named:
+            p.param.grad = None
+    return _bytes(optimizer.state_dict()["state"])
+
+
+def _bytes(node: Any) -> int:
+    if isinstance(node, torch.Tensor):
+        return node.numel() * node.element_size()
+    inner = node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ()
+    return sum(map(_bytes, inner))
+
+
+def memory_bytes(
+    recipe: Recipe, stage: Stage, kept: State, vocab_size: int, world: int = 1, micro: int | None = None
+) -> int:
+    """Predicted peak memory of one rank: parameters, gradients, optimizer state, activations, the copy being saved.
+
+    The activations a block keeps for its backward pass are counted per token from the sizes of its parts, in the
+    compute dtype; the loss keeps one chunk of logits. Measured against real runs by `tilth plan`.
+    """
+    model: Any = recipe.model
+    size = recipe.precision.compute_dtype.itemsize  # type: ignore[attr-defined]
+    share = max(1, stage.batch.sequences // world)
+    sequences = min(micro or stage.batch.micro or share, share)
+    rows = sequences * stage.batch.sequence
+    per_token = model.activation_elements() * size
+    block = model.width * size if recipe.recompute else per_token
+    activations = model.layers * block + (per_token if recipe.recompute else 0)
+    logits = min(rows, 1024) * vocab_size * 4
+    fixed = PROCESS_BYTES if device.at_hand().type == "cpu" else 0
+    weights = (4 + size) * kept.parameters + 4 * kept.trained + kept.optimizer_bytes
+    saved = kept.checkpoint_bytes if recipe.checkpoint.asynchronous else 0
+    return int(fixed + weights + saved + rows * (activations + 4 * model.width * size) + 2 * logits)
