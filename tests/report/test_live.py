@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tilth.core import progress
 from tilth.report import live
 
 ROW = {
@@ -123,3 +125,82 @@ def test_importing_live_needs_neither_torch_nor_numpy_nor_rich() -> None:
     code = "import sys, tilth.report.live; print([m for m in ('torch', 'numpy', 'rich') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("tilth.core.progress.clock", made)
+    return made
+
+
+def test_a_stage_of_more_than_ten_seconds_says_how_far_it_is_and_how_long_to_go(clock: Clock) -> None:
+    out = io.StringIO()
+    c = live.console(stream=out)
+    with progress.stage("tokenising \x1b[31mcode", total=200e6) as advance:
+        for seconds in (5, 9, 12, 15, 21, 33):
+            clock.now = 100.0 + seconds
+            advance(10e6)
+    c.close()
+    assert out.getvalue().splitlines() == [
+        "tokenising \\x1b[31mcode: 15% of 200 MB, 2.5 MB/s, 1:08 to go",  # 30 MB in 12 s
+        "tokenising \\x1b[31mcode: 30% of 200 MB, 1.82 MB/s, 1:17 to go",
+    ]
+    with progress.stage("later") as advance:  # nobody listens any more
+        clock.now += 100
+        advance(1)
+    assert len(out.getvalue().splitlines()) == 2
+
+
+def test_short_stages_say_nothing_and_what_has_no_total_says_what_is_done(clock: Clock) -> None:
+    out = io.StringIO()
+    live.console(stream=out)
+    with progress.stage("scoring", 10, "tokens") as advance:
+        clock.now += 9
+        advance(10)
+    with progress.stage("reading", unit="documents") as advance:
+        clock.now += 20
+        advance(1234)
+    progress.listen(None)
+    assert out.getvalue().splitlines() == ["reading: 1,234 documents, 0:20 so far"]
+
+
+def test_work_is_a_line_at_the_foot_of_a_terminal_and_leaves_nothing_behind(clock: Clock) -> None:
+    out = Terminal()
+    c = live.console(stream=out)
+    with progress.stage("reading", 100, "documents") as advance:
+        clock.now += 20
+        advance(50)
+    c.close()
+    assert "reading: 50% of 100 documents, 0:20 to go" in out.getvalue()
+    assert out.getvalue().rstrip().endswith(("\x1b[2K", "\x1b[?25h", "\r"))
+
+
+def test_the_stages_of_a_run_reach_whoever_listens(tmp_path: Path) -> None:
+    from tilth import job
+    from tilth.core import recipe as recipes
+
+    (tmp_path / "a.txt").write_text("\n\n".join(f"Line {i} of words and words." for i in range(300)))
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "name: r\ncorpus: {sources: {a: {use: files, path: a.txt, separator: '\\n\\n'}}, holdout: {fraction: 0.1}}\n"
+        "tokenizer: {use: bpe, vocab_size: 270}\nmodel: {use: decoder, layers: 1, width: 16, heads: 2}\n"
+        "batch: {tokens: 64, sequence: 32}\nbudget: {steps: 2}\n"
+    )
+    seen: dict[str, tuple[float, float | None]] = {}
+    progress.listen(lambda s: seen.update({s.what: (s.done, s.total)}) if s.ended else None)
+    try:
+        job.prepare(recipes.load(path).recipe, tmp_path / "cache", lambda line: None)
+    finally:
+        progress.listen(None)
+    assert list(seen) == ["reading a", "training the tokenizer", "tokenising a/train", "tokenising a/held_out"]
+    assert all(done == total for what, (done, total) in seen.items() if total is not None)

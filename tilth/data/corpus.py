@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from typing_extensions import TypedDict
 
+from tilth.core import progress
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, file_hash, source_hash
 from tilth.core.locking import locked
@@ -254,12 +255,13 @@ def _build(corpus: Corpus, aside: Path, key: str, say: Callable[[str], None]) ->
         for name, source in corpus.sources.items():
             kept[name] = []
             books = ledger.of(name)
-            with _Writer(aside / f"{name}.parquet") as writer:
+            with _Writer(aside / f"{name}.parquet") as writer, progress.stage(f"reading {name}") as advance:
                 for batch in source.read(books):  # type: ignore[attr-defined]
                     ledger.read(name, batch.num_rows)
                     batch = _without_copies(batch, overlap, ledger, name)
                     batch = _without_copies(judge(batch, steps, ledger, name, shared), overlap, ledger, name)
                     overlap.meet(batch.column("text"))
+                    advance(batch.nbytes)
                     texts = batch.column("text").to_pylist()
                     sizes = [len(t.encode()) for t in texts]
                     kept[name] += zip(map(text_key, texts), sizes, batch.column("path").to_pylist(), strict=True)

@@ -27,7 +27,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from time import monotonic
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -36,6 +35,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from tilth.core import progress
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, source_hash
 from tilth.core.manifest import Entry, difference
@@ -383,13 +383,12 @@ def _tokenise(
 ) -> None:
     framing = Framing(tokenizer)
     writer = framing.writer(path)
-    began = said = monotonic()
     num_bytes = 0
-    for batch in documents.read(source, split):
-        num_bytes += framing.add(writer, batch)
-        if monotonic() - said > 10:
-            said = monotonic()
-            say(f"{source}/{split}: {num_bytes / 1e6:.0f} MB tokenised, {num_bytes / 1e6 / (said - began):.1f} MB/s")
+    with progress.stage(f"tokenising {source}/{split}", documents.ledger[source][split]["bytes"]) as advance:
+        for batch in documents.read(source, split):
+            more = framing.add(writer, batch)
+            num_bytes += more
+            advance(more)
     writer.close()
     say(f"{source}/{split}: {num_bytes / 1e6:.2f} MB of text are {writer.num_tokens} tokens")
 

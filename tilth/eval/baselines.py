@@ -19,6 +19,7 @@ from typing import Literal, get_args
 import numpy as np
 import zstandard
 
+from tilth.core import progress
 from tilth.core.errors import RecipeError, nearest
 from tilth.data.scoring.kneser_ney import KEY_BITS, Ngram, ngrams, runs
 
@@ -100,13 +101,15 @@ def measure(
     asked = {domain: [t.encode() for t in texts if t] for domain, texts in held_out.items()}
     taught = {domain: [t.encode() for t in texts if t] for domain, texts in train.items()}
     out: dict[str, dict[str, float]] = {}
-    for domain, texts in asked.items():
-        if not texts:
-            continue
+    for domain, texts in ((d, t) for d, t in asked.items() if t):
         own = thin(taught.get(domain, []), max_train_bytes)
         others = [t for other, docs in taught.items() if other != domain for t in docs]
         both = [*thin(others, max_train_bytes - sum(map(len, own))), *own]  # own last: nearest for zstd
-        out[domain] = {name: _bits_per_byte(name, own, both, texts, ngram_order) for name in names}
+        out[domain] = {}
+        with progress.stage(f"measuring the baselines on {domain}", len(names), "baselines") as advance:
+            for name in names:
+                out[domain][name] = _bits_per_byte(name, own, both, texts, ngram_order)
+                advance(1)
     return out
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from tilth.arch.hf.reading import end_tokens
+from tilth.core import progress
 from tilth.core.config import validate
 from tilth.core.errors import DataError
 from tilth.data.tokenizer import Tokenizer
@@ -181,13 +182,15 @@ class Speaker:
         ]
         pieces.sort(key=lambda p: p[1].start - p[1].stop)  # alike lengths together, longest first
         nats, greedy = np.zeros(len(sequences)), np.ones(len(sequences), bool)
-        while pieces:
-            width = pieces[0][1].stop - pieces[0][1].start - 1
-            rows = max(1, self.batch_tokens // width)
-            batch, pieces = pieces[:rows], pieces[rows:]
-            for (row, _), (total, likeliest) in zip(batch, self._score(sequences, batch), strict=True):
-                nats[row] += total
-                greedy[row] &= likeliest
+        with progress.stage("scoring", sum(w.stop - w.start for _, w in pieces), "tokens") as advance:
+            while pieces:
+                width = pieces[0][1].stop - pieces[0][1].start - 1
+                rows = max(1, self.batch_tokens // width)
+                batch, pieces = pieces[:rows], pieces[rows:]
+                for (row, _), (total, likeliest) in zip(batch, self._score(sequences, batch), strict=True):
+                    nats[row] += total
+                    greedy[row] &= likeliest
+                advance(sum(w.stop - w.start for _, w in batch))
         return [Score(float(n), bool(g)) for n, g in zip(nats, greedy, strict=True)]
 
     def _score(self, sequences: Sequence[np.ndarray], batch: list[tuple[int, Window]]) -> list[Score]:
@@ -236,9 +239,10 @@ class Speaker:
         replies = [self._reply(i, prompt, max_tokens, stop, heal) for i, prompt in enumerate(prompts)]
         longest = max((min(self.max_sequence, len(r.ids) + r.most) for r in replies), default=1)
         rows = max(1, self.batch_tokens // longest)
-        for at in range(0, len(replies), rows):
-            for _ in self._write(replies[at : at + rows], settings):
-                pass
+        with progress.stage("writing", -(-len(replies) // rows) * max_tokens, "tokens") as advance:
+            for at in range(0, len(replies), rows):
+                for _ in self._write(replies[at : at + rows], settings):
+                    advance(1)
         return [r.text for r in replies]
 
     def stream(

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol, TextIO
 
-from tilth.core import ranks
+from tilth.core import progress, ranks
+from tilth.core.progress import Stage
 from tilth.core.text import visible
 
 from . import words
@@ -29,6 +30,9 @@ class Console(Protocol):
     def eval(self, row: Mapping[str, Any]) -> None:
         """One held-out evaluation: `step` and `bits_per_byte` {domain: bits}."""
 
+    def work(self, stage: Stage) -> None:
+        """Other work than optimizer steps: how far it has come."""
+
     def close(self) -> None:
         """Leave the terminal as it was; more may be said afterwards."""
 
@@ -37,13 +41,24 @@ def console(quiet: bool = False, json: bool = False, stream: TextIO | None = Non
     """The console that fits: none when `quiet` or on a rank other than the first, live on a terminal, plain elsewhere.
 
     Lines go to standard output; with `json`, which keeps standard output for the result, to standard error.
-    `NO_COLOR` and `TERM=dumb` make it plain.
+    `NO_COLOR` and `TERM=dumb` make it plain. Stages of long work (`tilth.core.progress`) are shown on it from now on.
     """
     if quiet or not ranks.is_first():
         return Silent()
     stream = stream or (sys.stderr if json else sys.stdout)
     dumb = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return Live(stream) if stream.isatty() and not dumb else Plain(stream)
+    made: Console = Live(stream) if stream.isatty() and not dumb else Plain(stream)
+    progress.listen(made.work)
+    return made
+
+
+def work_line(stage: Stage) -> str:
+    """A stage in one line: what is done, of how much, how fast, time to go."""
+    shown = words.size if stage.unit == "B" else lambda n: f"{n:,.0f} {stage.unit}"
+    of = f"{stage.done / stage.total:.0%} of {shown(stage.total)}" if stage.total else shown(stage.done)
+    speed = words.si(stage.done / stage.seconds, f"{stage.unit}/s") if stage.unit == "B" and stage.seconds else ""
+    left = f"{words.hands(stage.eta)} to go" if stage.eta is not None else f"{words.hands(stage.seconds)} so far"
+    return f"{stage.what}: " + ", ".join(filter(None, (of, speed, left)))
 
 
 def step_line(row: Mapping[str, Any]) -> str:
@@ -100,6 +115,8 @@ class Silent:
 
     def eval(self, row: Mapping[str, Any]) -> None: ...
 
+    def work(self, stage: Stage) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -108,6 +125,7 @@ class Plain:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._told: dict[int, float] = {}
 
     def say(self, text: str) -> None:
         """Write one line."""
@@ -121,8 +139,17 @@ class Plain:
         """Write the evaluation line."""
         self.say(eval_line(row))
 
+    def work(self, stage: Stage) -> None:
+        """Write a line every ten seconds."""
+        if stage.ended:
+            self._told.pop(id(stage), None)
+        elif stage.now - self._told.setdefault(id(stage), stage.began) >= progress.QUIET:
+            self._told[id(stage)] = stage.now
+            self.say(work_line(stage))
+
     def close(self) -> None:
         """Nothing is left open."""
+        progress.forget(self.work)
 
 
 class Live:
@@ -134,6 +161,7 @@ class Live:
         self._terminal = Terminal(file=stream, highlight=False, markup=False, emoji=False)
         self._live: Any = None
         self._stage = ""
+        self._work: Any = None
 
     def say(self, text: str) -> None:
         """Print one line above the bar."""
@@ -151,25 +179,49 @@ class Live:
         self._row = dict(row)
         self._bar.update(self._task, completed=number(row.get("step")) or 0, eta=words.hands(row.get("eta_seconds")))
         if row.get("steps") and row.get("step") == row.get("steps"):
-            self.close()
+            self._end_bar()
+
+    def work(self, stage: Stage) -> None:
+        """A line at the foot, renewed, once the stage goes on for long; beside the bar of a training nothing."""
+        if stage.ended or self._live is not None:
+            self._end_work()
+        elif stage.seconds >= progress.QUIET:
+            from rich.text import Text
+
+            if self._work is None:
+                self._work = self._terminal.status("", spinner="line")
+                self._work.start()
+            self._work.update(Text(visible(work_line(stage))))
+
+    def _end_work(self) -> None:
+        if self._work is not None:
+            self._work.stop()
+            self._work = None
 
     def close(self) -> None:
         """Take the bar away and leave the last step line in its place."""
+        progress.forget(self.work)
+        self._end_work()
+        self._end_bar()
+
+    def _end_bar(self) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
             self._terminal.print(step_line(self._row), style="dim", soft_wrap=True)
 
     def _begin(self, stage: str, steps: Any) -> None:
-        from rich import live, progress
+        from rich import live
+        from rich import progress as bars
 
-        self.close()
+        self._end_work()
+        self._end_bar()
         self._stage, self._row = stage, {}
-        self._bar = progress.Progress(
-            progress.TextColumn("{task.description}", style="bold", markup=False),
-            progress.BarColumn(None, complete_style="green", finished_style="green"),
-            progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[eta]} to go", style="dim", markup=False),
+        self._bar = bars.Progress(
+            bars.TextColumn("{task.description}", style="bold", markup=False),
+            bars.BarColumn(None, complete_style="green", finished_style="green"),
+            bars.MofNCompleteColumn(),
+            bars.TextColumn("{task.fields[eta]} to go", style="dim", markup=False),
             console=self._terminal,
             expand=True,
         )

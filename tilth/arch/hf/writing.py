@@ -14,7 +14,7 @@ from tilth.arch.backbone import Decoder
 from tilth.arch.decoder import Config
 from tilth.arch.io import save_tensors
 from tilth.arch.weights import common
-from tilth.core import owned
+from tilth.core import owned, progress
 from tilth.core.errors import DataError
 from tilth.core.rundir import read_json, write_json
 
@@ -160,9 +160,12 @@ def theirs(family: Family, model: Decoder, dtype: torch.dtype) -> dict[str, Tens
     """Our parameters under their names, fused and turned as theirs are."""
     params = dict(model.named_parameters())
     out = {}
-    for name, ours in family.layout(params).items():
-        tensor = torch.cat([params[n].detach().to("cpu", dtype) for n in ours])
-        out[name] = (tensor.T if family.is_transposed(name) else tensor).contiguous()
+    layout = family.layout(params)
+    with progress.stage("exporting", len(layout), "tensors") as advance:
+        for name, ours in layout.items():
+            tensor = torch.cat([params[n].detach().to("cpu", dtype) for n in ours])
+            out[name] = (tensor.T if family.is_transposed(name) else tensor).contiguous()
+            advance(1)
     return out
 
 

@@ -24,6 +24,7 @@ from pydantic import Field, field_validator
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from tilth.core import progress
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, source_hash
@@ -117,7 +118,8 @@ class Config(BaseConfig):
         )
         total = sum(_num_bytes(documents, s) for s in documents.sources)
         say(f"Training a tokenizer of {self.vocab_size} tokens on {min(total, self.max_bytes) / 1e6:.1f} MB of text")
-        backend.train_from_iterator(_sample(documents, total, self.max_bytes), trainer)
+        with progress.stage("training the tokenizer", min(total, self.max_bytes)) as advance:
+            backend.train_from_iterator(_sample(documents, total, self.max_bytes, advance), trainer)
         learned = backend.get_vocab_size()
         if learned < self.vocab_size:
             raise DataError(
@@ -134,7 +136,7 @@ def _num_bytes(documents: Any, source: str) -> int:
     return sum(n or 0 for n in lengths)
 
 
-def _sample(documents: Any, total: int, max_bytes: int) -> Iterator[str]:
+def _sample(documents: Any, total: int, max_bytes: int, advance: Callable[[float], None]) -> Iterator[str]:
     """Pieces of the training text, `max_bytes` of `total` at most: an equal part of every source, chosen by the hash of
     document and place, so the same on every machine. Documents longer than a piece count by their pieces."""
     share, left = min(1.0, max_bytes / max(total, 1)), max_bytes
@@ -145,7 +147,9 @@ def _sample(documents: Any, total: int, max_bytes: int) -> Iterator[str]:
                     place = hashlib.blake2b(f"{start} {document_id}".encode(), digest_size=8).digest()
                     if int.from_bytes(place, "little") < share * 2**64:
                         piece = text[start : start + _PIECE]
-                        left -= len(piece.encode())
+                        size = len(piece.encode())
+                        left -= size
                         if left < 0:
                             return
                         yield piece
+                        advance(size)
