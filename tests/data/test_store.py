@@ -15,6 +15,7 @@ from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.data import packing
 from tilth.data import store as module
+from tilth.data.corpus import SPLITS
 from tilth.data.sampler import Sampler
 from tilth.data.store import Packed, StoreWriter, TokenStore, write_stores
 from tilth.data.tokenizer import Tokenizer
@@ -26,6 +27,10 @@ class Fake:
     def __init__(self, texts: dict[str, dict[str, list[str]]]) -> None:
         self.data, self.sources = texts, list(texts)
         self.key = content_hash(texts)
+        self.ledger = {
+            source: {split: {"bytes": sum(len(t.encode()) for t in splits.get(split, []))} for split in SPLITS}
+            for source, splits in texts.items()
+        }
 
     def read(self, source: str, split: str) -> Iterator[pa.RecordBatch]:
         texts = self.data[source].get(split, [])
