@@ -160,14 +160,14 @@ def test_the_sample_takes_an_equal_part_of_every_source() -> None:
             "one": {"train": ["1" * 6_000_000]},  # 6 MB in one
         }
     )
-    sizes: list[float] = []
-    pieces = list(_sample(corpus, 9_000_000, 3_000_000, sizes.append))
+    told: list[float] = []
+    pieces = list(_sample(corpus, 9_000_000, 3_000_000, told.append))
     sizes = {c: sum(len(p) for p in pieces if p[0] == c) for c in "m1"}
-    assert sum(sizes.values()) <= 3_000_000
+    assert sum(told) == sum(sizes.values()) <= 3_000_000
     assert sizes["m"] == pytest.approx(1_000_000, rel=0.1)
     assert sizes["1"] == pytest.approx(2_000_000, rel=0.25)
-    assert pieces == list(_sample(corpus, 9_000_000, 3_000_000, sizes.append))
-    everything = list(_sample(corpus, 9_000_000, 9_000_000, sizes.append))
+    assert pieces == list(_sample(corpus, 9_000_000, 3_000_000, told.append))
+    everything = list(_sample(corpus, 9_000_000, 9_000_000, told.append))
     assert sum(map(len, everything)) == 9_000_000
 
 
