@@ -12,13 +12,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import datasets
 import evaluate
 import jinja2
 import yaml
 from jinja2.sandbox import SandboxedEnvironment
-from lm_eval import utils
+from lm_eval import evaluator, utils
+from lm_eval.api import task
 from lm_eval.api.registry import get_metric, metric_registry
 from lm_eval.tasks import TaskManager
+from tqdm import tqdm
 
 from tilth.core.errors import DataError, RecipeError, TilthError, nearest
 
@@ -37,9 +40,7 @@ def load(asked: tuple[str, ...]) -> list[Any]:
 
 @functools.lru_cache(maxsize=8)
 def _load(asked: tuple[str, ...], files: tuple[Any, ...]) -> tuple[Any, ...]:
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of each default of each task
-    utils.env = _sandbox()
-    evaluate.load = _no_foreign_metrics
+    _tame()
     own = [name for name in asked if name.endswith((".yaml", ".yml"))]
     manager = TaskManager(include_defaults=len(own) < len(asked))
     out: list[Any] = []
@@ -58,10 +59,20 @@ def _load(asked: tuple[str, ...], files: tuple[Any, ...]) -> tuple[Any, ...]:
                 where=name,
                 fix="Its data come from the Hugging Face hub the first time." if name not in own else "",
             ) from err
-        for task in found["tasks"].values():
-            _refuse_missing_metrics(task)
+        for loaded in found["tasks"].values():
+            _refuse_missing_metrics(loaded)
         out += list(found["groups"].values())[:1] if found["groups"] else list(found["tasks"].values())
     return tuple(out)
+
+
+def _tame() -> None:
+    """Make lm-eval keep to data, and leave the terminal to whoever called."""
+    utils.env = _sandbox()
+    evaluate.load = _no_foreign_metrics
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of each default of each task
+    datasets.disable_progress_bars()
+    task.tqdm = functools.partial(tqdm, disable=True)
+    evaluator.get_git_commit_hash = lambda: None  # it asks git, which complains outside a repository
 
 
 def _sandbox() -> jinja2.Environment:
@@ -126,12 +137,12 @@ def _no_foreign_metrics(*names: Any, **settings: Any) -> Any:
     raise DataError(f"the metric {names[0] if names else '?'!r:.60} is code the `evaluate` library would download.")
 
 
-def _refuse_missing_metrics(task: Any) -> None:
+def _refuse_missing_metrics(loaded: Any) -> None:
     """Raise DataError for a task one of whose metrics could not be had."""
-    if getattr(task.config, "process_results", None) is None:
-        for name, function in getattr(task, "_metric_fn_list", {}).items():  # tasks written in Python have no list
+    if getattr(loaded.config, "process_results", None) is None:
+        for name, function in getattr(loaded, "_metric_fn_list", {}).items():  # tasks written in Python have no list
             if function is None:
                 raise DataError(
                     f"its metric '{name}' is none of lm-eval's own; the `evaluate` library would download and run it.",
-                    where=str(task.config.task),
+                    where=str(loaded.config.task),
                 )
