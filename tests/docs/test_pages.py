@@ -98,6 +98,7 @@ def blocks_of(page: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", sorted(PAGES))
 def test_a_pages_commands_run_in_their_order(page: str, tmp_path: Path) -> None:
     if (needs := NEEDS.get(page)) and importlib.util.find_spec(needs) is None:
@@ -114,6 +115,7 @@ def test_a_pages_commands_run_in_their_order(page: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_commands_of_the_readme_run_in_their_order(tmp_path: Path) -> None:
     environment = checkout(tmp_path)
     shutil.copy(ROOT / "README.md", tmp_path / "README.md")

@@ -109,6 +109,32 @@ def test_sections_come_in_order_and_hold_the_numbers(html: str) -> None:
         assert expected in said, expected
 
 
+def test_questions_are_a_table_with_their_errors_and_chance(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    half = {"value": 0.5, "stderr": 0.1}
+    own = {"metrics": {"acc": half}, "n": 25, "chance": 0.25, "made_from": "/far/q.jsonl", "contexts": "lm-eval's"}
+    lm = {"mine": {"n": 7, "metrics": {"perplexity": {"value": 31.5, "stderr": None}}}}
+    evaluation = json.loads((run / "eval.json").read_text())
+    evaluation |= {"multiple_choice": own, "lm_eval": {"tasks": lm, "version": "lm-eval 1", "limit": 7}}
+    (tmp_path / "run" / "eval.json").write_text(json.dumps(evaluation))
+    said = squeezed(outline(page.render(tmp_path / "run")).text)
+    for words in ("multiple choice", "q.jsonl", "acc, 25 questions", "0.500 ± 0.100", "lm-eval's.", "31.500"):
+        assert words in said, words
+    assert "perplexity, 7 questions" in said and "lm-eval 1; the first 7 questions of each" in said
+    assert "metrics.acc" not in said  # not once more as plain numbers
+
+
+def test_the_final_numbers_stand_at_the_step_that_was_kept(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    event = {"event": "kept", "time": 5.0, "global_step": 90, "by": "bits_per_byte", "value": 1.25, "last": 1.5}
+    with (tmp_path / "run" / "events.jsonl").open("a") as file:
+        file.write(json.dumps(event) + "\n")
+    (chart,) = [c for c in training(gather(tmp_path / "run"))["charts"] if c["title"] == "Held-out text"]
+    assert all(90 in line["at"] for line in chart["points"])
+    sentence = "The weights of step 90 were kept, the best by bits_per_byte: 1.25; the last weights have 1.5."
+    assert sentence in squeezed(outline(page.render(tmp_path / "run")).text)
+
+
 def test_text_from_data_stays_text_and_control_characters_are_seen(html: str, hostile: str) -> None:
     parsed = outline(html)
     assert [t for t, _ in parsed.tags].count("script") == 2  # the data and the charts

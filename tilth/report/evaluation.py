@@ -88,8 +88,58 @@ def _interval(value: Any) -> list[float] | None:
     return [e for e in ends if e is not None] if len(ends) == 2 and None not in ends else None
 
 
+def questions(files: Files) -> list[View]:
+    """Tasks of questions: each metric with its error and, where known, chance; `at` are shares for the picture."""
+    out = []
+    for name, result in files.evaluation.items():
+        found = mapping(result)
+        tasks = mapping(found.get("tasks")) or ({file_name(found.get("made_from")): found} if _metrics(found) else {})
+        body = [row for task, of in tasks.items() for row in _metric_rows(task, mapping(of))]
+        if body:
+            said = [text(found.get(k)) for k in ("version", "contexts")]
+            if (limit := number(found.get("limit"))) is not None:
+                said.insert(1, f"the first {words.count(limit)} questions of each")
+            out.append(
+                {"name": visible(str(name)).replace("_", " "), "said": "; ".join(s for s in said if s), "rows": body}
+            )
+    return out
+
+
+def file_name(path: Any) -> str:
+    """The last part of a path, as text."""
+    return text(path).rpartition("/")[2]
+
+
+def _metrics(found: View) -> View:
+    return mapping(found.get("metrics"))
+
+
+def _metric_rows(task: Any, found: View) -> list[View]:
+    out: list[View] = []
+    for metric, share in _metrics(found).items():
+        value, error = (number(mapping(share).get(k)) for k in ("value", "stderr"))
+        if value is None:
+            continue
+        chance = number(found.get("chance"))
+        at = {"share": value, "chance": chance}
+        if error is not None:
+            at |= {"low": max(0.0, value - error), "high": min(1.0, value + error)}
+        out.append(
+            {
+                "task": visible(str(task)),
+                "metric": visible(str(metric)),
+                "n": words.count(found.get("n")),
+                "value": f"{value:.3f}",
+                "error": "" if error is None else f"{error:.3f}",
+                "at": at if all(v is None or 0 <= v <= 1 for v in at.values()) else None,
+            }
+        )
+    return out
+
+
 def other_tasks(files: Files) -> list[tuple[str, list[tuple[str, str]]]]:
     """Results of tasks this page has no picture for: their plain numbers and words."""
-    known = ("bits_per_byte", "minimal_pairs")
+    known = ["bits_per_byte", "minimal_pairs"]
+    known += [k for k, v in files.evaluation.items() if _metrics(mapping(v)) or mapping(mapping(v).get("tasks"))]
     found = [(visible(k), list(flat(v))) for k, v in files.evaluation.items() if k not in known]
     return [(k, v) for k, v in found if v]

@@ -79,6 +79,7 @@ def render(run: Path) -> str:
             training=curves,
             scores=evaluation.scores(files),
             pairs=evaluation.pairs(files),
+            questions=evaluation.questions(files),
             other_tasks=evaluation.other_tasks(files),
             samples=facts.samples(files),
             costs=facts.costs(files),

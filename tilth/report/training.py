@@ -112,7 +112,11 @@ def held_out_chart(files: Files) -> View | None:
             for name, bits in ints(event.get("bits_per_byte")).items():
                 seen.setdefault(name, []).append((step, bits))
     final, levels = scores(files), []
-    last = max((number(r.get("global_step")) or 0 for r in files.metrics), default=0)
+    kept = [number(e.get("global_step")) for e in files.events if e.get("event") == "kept"]
+    last = next(
+        (step for step in reversed(kept) if step),
+        max((number(r.get("global_step")) or 0 for r in files.metrics), default=0),
+    )
     names = list(dict.fromkeys([*(d["name"] for d in final), *seen]))
     for domain in final:
         if last:
