@@ -1,12 +1,16 @@
 """Bad input of every kind the issue names: counted, quarantined with its reason, never fatal, and the books balance."""
 
+import collections
 import contextlib
 import gzip
 import http.server
 import json
 import os
+import socket
+import struct
 import threading
 import tracemalloc
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +19,7 @@ import zstandard
 
 from tilth.core.config import validate
 from tilth.core.errors import DataError
+from tilth.data import remote
 from tilth.data.document import Ledger
 from tilth.data.source import files, warc
 
@@ -173,37 +178,157 @@ def test_urls_that_are_refused(url, message, memory):
         validate(files.Config, {"path": [".", "memory://x"]}).fingerprint()
 
 
+BODY = lines(*({"text": f"line {i} over HTTP"} for i in range(4000)))
+
+
 class Server(http.server.BaseHTTPRequestHandler):
-    """Sends two lines; more than it promised for `endless`."""
+    """Sends `BODY` in the way that the path names; counts the requests of each path."""
+
+    protocol_version = "HTTP/1.1"
+    met: ClassVar[collections.Counter[str]] = collections.Counter()
 
     def do_HEAD(self):
         self.do_GET()
 
     def do_GET(self):
-        body = lines({"text": "over HTTP"}) if "endless" not in self.path else b"x" * 3_000_000
-        self.send_response(200 if "missing" not in self.path else 404)
-        if "endless" not in self.path:
-            self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
+        how = self.path.partition("?")[0].strip("/").partition(".")[0]
         if self.command == "GET":
-            with contextlib.suppress(OSError):
-                self.wfile.write(body)
+            self.met[how] += 1
+        with contextlib.suppress(OSError):
+            getattr(self, how, self.plain)()
+        self.close_connection = True
+
+    def head(self, status=200, **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        return self.command == "GET"
+
+    def plain(self):
+        if self.head(Content_Length=len(BODY)):
+            self.wfile.write(BODY)
+
+    def ranges(self, least=0):
+        """As a store of objects answers; of what is asked, the first `least` bytes at most."""
+        asked = self.headers.get("Range", "")
+        start, stop = (int(n) for n in asked.removeprefix("bytes=").split("-")) if asked else (0, len(BODY) - 1)
+        part = BODY[start : stop + 1]
+        range_ = f"bytes {start}-{start + len(part) - 1}/{len(BODY)}"
+        if self.head(206 if asked else 200, Content_Length=len(part), Content_Range=range_, Accept_Ranges="bytes"):
+            self.wfile.write(part[:least] if least else part)
+
+    def cut(self):
+        """Less than Content-Length, always."""
+        if self.head(Content_Length=len(BODY)):
+            self.wfile.write(BODY[: len(BODY) // 2])
+
+    def cut_once(self):
+        self.cut() if self.command == "GET" and self.met["cut_once"] < 3 else self.plain()
+
+    def cut_chunks(self):
+        if self.head(Transfer_Encoding="chunked"):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(BODY) // 2, BODY[: len(BODY) // 2]))  # and no last chunk
+
+    def reset(self):
+        if self.head(Content_Length=len(BODY)):
+            self.wfile.write(BODY[:5000])
+            self.wfile.flush()
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+
+    def silent(self):
+        if self.head(Content_Length=len(BODY)):
+            self.wfile.write(BODY[:5000])
+            self.wfile.flush()
+            self.server.over.wait(30)
+
+    def dripping(self):
+        if self.head(Content_Length=len(BODY)):
+            for i in range(len(BODY)):
+                self.wfile.write(BODY[i : i + 1])
+                self.wfile.flush()
+                if self.server.over.wait(0.1):
+                    return
+
+    def mute(self):
+        self.server.over.wait(30)
+
+    def endless(self):
+        if self.head():
+            self.wfile.write(b"x" * 3_000_000)
+
+    def missing(self):
+        self.head(404, Content_Length=0)
+
+    def forbidden(self):
+        self.head(403, Content_Length=0)
 
     def log_message(self, *args):
         pass
 
 
-def test_files_over_http(tmp_path):
+@pytest.fixture
+def server(monkeypatch):
     pytest.importorskip("aiohttp")
+    fsspec = pytest.importorskip("fsspec")
+    fsspec.filesystem("http").clear_instance_cache()
+    monkeypatch.setattr(remote, "BACK_OFF", (0.0, 0.0))
+    Server.met.clear()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    server.daemon_threads, server.over = True, threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    base = f"http://127.0.0.1:{server.server_port}"
-    try:
-        documents, _ = read(tmp_path, f"{base}/a.jsonl")
-        assert [(d["text"], d["path"]) for d in documents] == [("over HTTP", f"{base}/a.jsonl")]
-        _, account = read(tmp_path, f"{base}/endless.jsonl", max_inflated_bytes=1_500_000)
-        assert account["quarantined"] == {"inflates to more than 1,500,000 bytes": 1}
-        with pytest.raises(DataError, match="cannot be listed"):
-            read(tmp_path, f"{base}/missing.jsonl")
-    finally:
-        server.shutdown()
+    yield f"http://user:pass@127.0.0.1:{server.server_port}"
+    server.over.set()
+    server.shutdown()
+    server.server_close()
+
+
+QUERY = "?sig=SECRET&token=hush#part"
+
+
+@pytest.mark.parametrize("way", ["plain", "ranges", "cut_once"])
+def test_files_over_http(way, server, tmp_path):
+    documents, account = read(tmp_path, f"{server}/{way}.jsonl{QUERY}")
+    bare = f"{server.replace('user:pass@', '')}/{way}.jsonl"
+    assert [d["text"] for d in documents] == [json.loads(line)["text"] for line in BODY.splitlines()]
+    assert {d["path"] for d in documents} == {bare} and not account["quarantined"]
+
+
+@pytest.mark.parametrize("way", ["cut", "cut_chunks", "reset", "silent", "dripping", "mute", "missing", "forbidden"])
+def test_a_part_of_a_file_is_never_taken_for_the_file(way, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(remote, "WHOLE_SECONDS", 0.5)
+    with pytest.raises(DataError) as err:
+        read(tmp_path, f"{server}/{way}.jsonl{QUERY}")
+    assert f"{way}.jsonl" in err.value.where and ("to its end" in err.value.what or "listed" in err.value.what)
+    for secret in ("SECRET", "hush", "user", "pass@", "sig="):
+        assert secret not in str(err.value) and secret not in (tmp_path / "q.jsonl").read_text()
+    assert Server.met[way] == 1 if way in ("missing", "forbidden") else Server.met[way] > 2
+
+
+def test_what_a_server_sends_is_bounded(server, tmp_path):
+    _, account = read(tmp_path, f"{server}/endless.jsonl", max_inflated_bytes=1_500_000)
+    assert account["quarantined"] == {"inflates to more than 1,500,000 bytes": 1}
+
+
+def test_urls_that_differ_in_their_queries_are_files_of_their_own(server, tmp_path):
+    config = validate(files.Config, {"path": [f"{server}/plain.jsonl?part={i}" for i in (1, 2)]})
+    with Ledger(tmp_path / "q.jsonl") as ledger:
+        rows = [row for batch in config.read(ledger.of("s")) for row in batch.to_pylist()]
+    bare = f"{server.replace('user:pass@', '')}/plain.jsonl"
+    assert {r["path"] for r in rows} == {bare, f"{bare}#2"} and len({r["id"] for r in rows}) == len(rows) == 8000
+    assert "part" not in "".join(config.shards())
+
+
+def test_an_archive_over_http(server, tmp_path, monkeypatch):
+    block = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>page"
+    record = b"WARC/1.0\r\nWARC-Type: response\r\nContent-Type: application/http\r\nContent-Length: %d\r\n\r\n" % len(
+        block
+    )
+    packed = gzip.compress(record + block + b"\r\n\r\n")
+    monkeypatch.setitem(globals(), "BODY", packed + packed[:30] + b"junk" + packed)
+    documents, account = read(tmp_path, f"{server}/plain.warc.gz", warc)
+    assert [d["text"] for d in documents] == ["<p>page"] * 2 and account["quarantined"] == {"damaged .gz data": 1}
+    with pytest.raises(DataError, match="to its end"):
+        read(tmp_path, f"{server}/cut.warc.gz", warc)

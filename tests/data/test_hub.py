@@ -186,7 +186,7 @@ def run(tmp_path, monkeypatch):
                 table = table.append_column(column, pa.array([value] * len(table), pa.string()))
             pq.write_table(table, dir / "documents" / tier / f"part-{i:05d}.parquet")
     (dir / "identity.json").write_text('{"recipe": 1}')
-    monkeypatch.setattr("tilth.data.engine.run.result", lambda path: dir)
+    monkeypatch.setattr("tilth.data.engine.directory.result", lambda path: dir)
     return dir
 
 
