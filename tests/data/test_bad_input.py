@@ -19,6 +19,7 @@ import zstandard
 
 from tilth.core.config import validate
 from tilth.core.errors import DataError
+from tilth.core.text import bare_urls
 from tilth.data import remote
 from tilth.data.document import Ledger
 from tilth.data.source import files, warc
@@ -170,7 +171,8 @@ def test_an_archive_in_memory(memory, tmp_path):
         ("https://user:secret@localhost:1/x.txt", "cannot be listed"),
     ],
 )
-def test_urls_that_are_refused(url, message, memory):
+def test_urls_that_are_refused(url, message, memory, monkeypatch):
+    monkeypatch.setattr(remote, "BACK_OFF", (0.0,))
     with pytest.raises(DataError, match=message) as err:
         validate(files.Config, {"path": url}).fingerprint()
     assert "secret" not in str(err.value)
@@ -310,6 +312,19 @@ def test_a_part_of_a_file_is_never_taken_for_the_file(way, server, tmp_path, mon
 def test_what_a_server_sends_is_bounded(server, tmp_path):
     _, account = read(tmp_path, f"{server}/endless.jsonl", max_inflated_bytes=1_500_000)
     assert account["quarantined"] == {"inflates to more than 1,500,000 bytes": 1}
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("path: https://u:p@h.org/a.jsonl?sig=S#f", "path: https://h.org/a.jsonl"),
+        ("[https://h/a?k=S, 'http://h/b?k=S&t=1,2']", "[https://h/a, 'http://h/b']"),
+        ('{"c": "tilth run x=https://h/a?k=S"}', '{"c": "tilth run x=https://h/a"}'),
+        ("s3://bucket/a?b.txt and no://more", "s3://bucket/a?b.txt and no://more"),
+    ],
+)
+def test_urls_in_reports_are_bare(text, shown):
+    assert bare_urls(text) == shown
 
 
 def test_urls_that_differ_in_their_queries_are_files_of_their_own(server, tmp_path):

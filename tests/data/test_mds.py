@@ -262,12 +262,22 @@ def test_pickles_are_never_read(tmp_path: Path) -> None:
     assert ledger.accounts["m"].quarantined == {"the column 'text' is pkl, which is not read": 1}
 
 
+def test_a_side_column_that_cannot_be_read_costs_no_sample(tmp_path: Path) -> None:
+    columns = {"text": ("str", None), "tag": ("str", None), "n": ("json", None)}
+    sizes = struct.pack("<III", 3, 2, 1)
+    folder = lay(tmp_path, [shard([sizes + b"one" + b"\xff\xff" + b"{"], columns)], columns=columns)
+    rows, ledger = read(folder, metadata_fields=["tag", "n"])
+    assert [r["text"] for r in rows] == ["one"]
+    assert json.loads(rows[0]["metadata"]) == {"sample": 0, "tag": None, "n": None}
+    assert ledger.accounts["m"].warnings == {"text that is not UTF-8": 1, "a value that is no json": 1}
+
+
 @pytest.mark.parametrize(
     ("index", "says"),
     [
         (None, "no index.json"),
         ({"shards": [{"format": "xsv"}]}, "no index of MDS shards"),
-        ([], "no index of MDS shards"),
+        ([], "should be a valid dictionary"),
         ({"shards": []}, "names no shards"),
     ],
 )

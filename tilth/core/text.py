@@ -18,3 +18,20 @@ def visible(text: str) -> str:
 
 def _escape(code: int) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def bare_url(url: str) -> str:
+    """A URL without user, password, and over HTTP without query and fragment: what keys stand in."""
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() in ("http", "https"):
+        rest = rest.partition("#")[0].partition("?")[0]
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+_URL = re.compile(r"""\b[a-z][a-z0-9+.-]*://[^\s"'<>\\]*[^\s"'<>\\,\]})]""", re.IGNORECASE)
+
+
+def bare_urls(text: str) -> str:
+    """A text with every URL in it bare."""
+    return _URL.sub(lambda found: bare_url(found[0]), text)

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from tilth.core.errors import DataError, nearest
+from tilth.core.text import bare_url
 from tilth.data import remote
 from tilth.data.compression import SUFFIXES
 from tilth.data.document import excerpt
@@ -101,7 +102,7 @@ def find(given: Sequence[str], suffixes: Sequence[str]) -> Listing:
 def _find_remote(given: Sequence[str], urls: list[str], suffixes: Sequence[str]) -> Listing:
     """Files behind URLs are named by their whole URL but for its query, and a number where that names several."""
     if len(urls) < len(given):
-        where = ", ".join(map(remote.bare, urls))
+        where = ", ".join(map(bare_url, urls))
         raise DataError("paths and URLs cannot be mixed in one source.", where=where, fix="Use two sources.")
     passed: Counter[str] = Counter()
 
@@ -118,7 +119,7 @@ def _find_remote(given: Sequence[str], urls: list[str], suffixes: Sequence[str])
         same[file.url] += 1
         found[file.url if same[file.url] == 1 else f"{file.url}#{same[file.url]}"] = file
     if not found:
-        raise DataError("there are no files here that are read.", where=", ".join(map(remote.bare, urls)))
+        raise DataError("there are no files here that are read.", where=", ".join(map(bare_url, urls)))
     return Listing(Path(), [Found(name, found[name]) for name in sorted(found)], passed)
 
 

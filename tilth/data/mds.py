@@ -22,6 +22,7 @@ import zstandard
 from tilth.core.errors import DataError
 from tilth.core.rundir import inside, read_json, whole_dir
 
+from .fields import Unusable
 from .reading import Unreadable
 from .store import Framing, TokenStore
 from .tokenizer import Tokenizer
@@ -81,7 +82,8 @@ def shards(folder: Path) -> list[Shard]:
 
 
 def samples(shard: Shard, wanted: Sequence[str]) -> Iterator[Sample | tuple[int, Unreadable]]:
-    """The samples of a shard with the columns `wanted`, in order; of one that is damaged, its number and the fault.
+    """The samples of a shard with the columns `wanted`, in order; of one that is damaged, its number and the fault. A
+    column other than the first of `wanted` whose value cannot be read is `Unusable` there.
 
     Raises Unreadable if the shard as a whole cannot be read. Memory: the file is mapped, or inflated as a whole.
     """
@@ -222,7 +224,12 @@ def _sample(data: memoryview, columns: tuple[Column, ...], wanted: Sequence[str]
         if at + size > len(data):
             raise Unreadable("a sample whose columns are longer than itself")
         if name in wanted:
-            out[name] = _decoded(bytes(data[at : at + size]), encoding, name)
+            try:
+                out[name] = _decoded(bytes(data[at : at + size]), encoding, name)
+            except Unreadable as err:
+                if name == wanted[0]:
+                    raise
+                out[name] = Unusable(err.reason)
         at += size
     if at != len(data):
         raise Unreadable("a sample that is longer than its columns")

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from tilth.core.errors import DataError
+from tilth.core.text import bare_url
 
 PROTOCOLS = ("s3", "gs", "gcs", "az", "abfs", "hf", "http", "https", "hdfs", "memory", "file")
 CONNECT_SECONDS = 20.0
@@ -189,7 +190,7 @@ def listing(given: str, wanted: Callable[[PurePosixPath], bool]) -> list[Remote]
     scheme = given.partition("://")[0].lower()
     if scheme not in PROTOCOLS or "::" in given:
         raise DataError(
-            f"'{scheme}' is no protocol that is read.", where=bare(given), fix=f"Use one of {', '.join(PROTOCOLS)}."
+            f"'{scheme}' is no protocol that is read.", where=bare_url(given), fix=f"Use one of {', '.join(PROTOCOLS)}."
         )
     try:
         system, path = fsspec.core.url_to_fs(given, **_options(scheme))
@@ -204,10 +205,10 @@ def listing(given: str, wanted: Callable[[PurePosixPath], bool]) -> list[Remote]
         else:
             found = {path: system.info(path)}
     except ImportError as err:
-        raise DataError(f"a package for {scheme}:// is missing: {err}.", where=bare(given)) from None
+        raise DataError(f"a package for {scheme}:// is missing: {err}.", where=bare_url(given)) from None
     except Exception as err:
-        raise DataError(f"cannot be listed: {told(err.__cause__ or err)}.", where=bare(given)) from None  # type: ignore[arg-type]
-    names = {p: bare(p if is_url(p) else f"{scheme}://{p.lstrip('/')}") for p in found}
+        raise DataError(f"cannot be listed: {told(err.__cause__ or err)}.", where=bare_url(given)) from None  # type: ignore[arg-type]
+    names = {p: bare_url(p if is_url(p) else f"{scheme}://{p.lstrip('/')}") for p in found}
     return [Remote(names[p], p, found[p], system) for p in sorted(found, key=names.__getitem__)]
 
 
@@ -231,15 +232,6 @@ def _options(scheme: str) -> dict[str, Any]:
     aiohttp = importlib.import_module("aiohttp")
     limits = aiohttp.ClientTimeout(total=WHOLE_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
     return {"client_kwargs": {"timeout": limits}}
-
-
-def bare(url: str) -> str:
-    """A URL without user, password, query and fragment."""
-    scheme, _, rest = url.partition("://")
-    if scheme.lower() in ("http", "https"):
-        rest = rest.partition("#")[0].partition("?")[0]
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _imported() -> Any:

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tilth.core.rundir import write_whole
+from tilth.core.text import bare_urls
 from tilth.data.curate.rulebook import Rule, Rulebook, limit_of, numbers
 from tilth.data.document import beside, excerpt
 from tilth.data.engine.files import read, sound
@@ -70,7 +71,7 @@ def render(result: Result) -> str:
             histograms=list(histograms(result)),
             clusters=clusters(result),
             tokens=result.tokens(),
-            yaml=result.recipe.to_yaml(),
+            yaml=bare_urls(result.recipe.to_yaml()),
             beside=beside,
             count=count,
             percent=percent,

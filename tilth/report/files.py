@@ -11,7 +11,7 @@ from tilth.core.config import parse_yaml
 from tilth.core.errors import DataError, TilthError
 from tilth.core.manifest import LIST, Manifest
 from tilth.core.rundir import inside, read_json, read_rows, read_text
-from tilth.core.text import visible
+from tilth.core.text import bare_urls, visible
 
 from . import words
 from .words import number
@@ -48,6 +48,10 @@ class Files:
     events: list[dict[str, Any]] = field(default_factory=list)
 
 
+_WITH_URLS = ("recipe.yaml", "status.json")
+"""Files that may hold addresses of data, whose queries hold keys."""
+
+
 def gather(run: Path) -> Files:
     """Read the files of a run directory that the page speaks of, and no others."""
     files = Files(visible(run.resolve().name))
@@ -60,12 +64,22 @@ def gather(run: Path) -> Files:
         ("evaluation", "eval.json"),
         ("status", "status.json"),
     ):
-        setattr(files, attribute, mapping(_read(run, name, files.notes)))
+        read = mapping(_read(run, name, files.notes))
+        setattr(files, attribute, _bare(read) if name in _WITH_URLS else read)
     files.samples = rows(_read(run, "samples.json", files.notes))
     files.metrics = rows(_read(run, "metrics.jsonl", files.notes))
     files.events = rows(_read(run, "events.jsonl", files.notes))
     _changed(run, files.notes)
     return files
+
+
+def _bare(value: Any) -> Any:
+    """Plain data with the URLs in its texts bare."""
+    if isinstance(value, dict):
+        return {key: _bare(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_bare(inner) for inner in value]
+    return bare_urls(value) if isinstance(value, str) else value
 
 
 def _changed(run: Path, notes: dict[str, str]) -> None:

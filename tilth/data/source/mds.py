@@ -117,6 +117,9 @@ class Config(BaseConfig):
         self, source: str, name: str, number: int, sample: mds.Sample, ids: set[str], warn: fields.Warn
     ) -> Document:
         row = sample.columns
+        for value in row.values():
+            if isinstance(value, fields.Unusable):
+                warn(value.reason)
         text = fields.check_text(row, self.text_field)
         if len(text.encode()) > self.max_document_bytes:
             raise Unreadable(f"longer than max_document_bytes ({self.max_document_bytes:,})")
