@@ -7,6 +7,7 @@ that can be read. One that cannot be read is none.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 HEADER_BYTES = 32 << 10
@@ -55,20 +56,21 @@ def parse(data: bytes | bytearray, start: int = 0) -> Header | None:
 def _lines(data: bytes | bytearray, start: int) -> tuple[list[str], int]:
     """The lines up to the empty one, and where the next begins; -1 if there is no empty line. Where the header has no
     LF at all, CR ends its lines."""
-    end = min(len(data), start + HEADER_BYTES)
-    double, feed = data.find(b"\r\r", start, end), data.find(b"\n", start, end)
-    mark = b"\r" if double >= 0 and (feed < 0 or (double < feed and data[double + 2 : double + 3] != b"\n")) else b"\n"
-    lines: list[str] = []
-    while (stop := data.find(mark, start, end)) >= 0:
-        line = bytes(data[start:stop]).rstrip(b"\r")
-        start = stop + 1
-        if line:
-            lines.append(line.decode("utf-8", "replace"))
-        elif lines:
-            return lines, start
-    return lines, -1
+    region = bytes(data[start : start + HEADER_BYTES])
+    skipped = len(region) - len(region.lstrip(b"\r\n"))  # empty lines before the first
+    double, feed = region.find(b"\r\r", skipped), region.find(b"\n", skipped)
+    ends = double >= 0 and region[double + 2 : double + 3] != b"\n" and (feed < 0 or double < feed)
+    mark = b"\r" if ends else b"\n"
+    at = skipped
+    while (stop := region.find(mark, at)) >= 0:
+        if not region[at:stop].rstrip(b"\r"):
+            lines = region[skipped:at].decode("utf-8", "replace").split(mark.decode())
+            return [line.rstrip("\r") for line in lines[:-1]], start + stop + 1
+        at = stop + 1
+    return [], -1
 
 
+@lru_cache(maxsize=1000)
 def media_type(value: str) -> tuple[str, str]:
     """(type/subtype in lower case, charset) of the values of a Content-Type; "" for what none of them says."""
     essence = charset = ""
@@ -103,6 +105,8 @@ def _is_media_type(kind: str) -> bool:
 
 def _split(value: str, at: str) -> list[str]:
     """Parts between separators that do not stand in quotes."""
+    if '"' not in value:
+        return value.split(at)
     parts, part, quoted, escaped = [], [], False, False
     for c in value:
         if c == at and not quoted:
