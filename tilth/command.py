@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 import typer
 
 from tilth.core import ranks, signals
-from tilth.core.errors import Interrupted, TilthError
+from tilth.core.errors import DiskError, Interrupted, TilthError
 from tilth.core.text import visible
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file (YAML).", show_default=False)]
@@ -113,9 +113,8 @@ def _end(err: Exception, name: str, as_json: bool) -> NoReturn:
 def _as_dict(err: Exception, name: str) -> dict[str, Any]:
     if isinstance(err, TilthError):
         return err.as_dict()
-    if isinstance(err, OSError):  # disk full, no permission: the system's own words are the sentence
-        where, what = str(err.filename or "input or output"), str(err.strerror or err)
-        return {"error": "OSError", "where": where, "what": what, "fix": "", "exit_code": 74}
+    if isinstance(err, OSError):
+        return DiskError.of(err).as_dict()
     from tilth.core import crash
 
     return crash.told(err, name).as_dict()

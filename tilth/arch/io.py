@@ -7,6 +7,7 @@ is the embedding's parameter, so it is stored once. Safetensors only; nothing he
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,7 +112,8 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file whole: aside, fsync, rename. Tensors must be contiguous and on the CPU."""
+    """Write a safetensors file whole: aside, fsync, rename. Tensors must be contiguous and on the CPU. Raises OSError
+    naming the file if the disk is full."""
     fd, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{MARK}")
     os.close(fd)
     try:
@@ -120,6 +122,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             os.fsync(f.fileno())
         os.chmod(aside, 0o644)
         os.replace(aside, path)
+    except SafetensorError as err:  # the library wraps the system's error in words
+        Path(aside).unlink(missing_ok=True)
+        if (number := re.search(r"os error (\d+)", str(err))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+    except OSError as err:
+        Path(aside).unlink(missing_ok=True)
+        raise OSError(err.errno, err.strerror, str(path)) from None
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise

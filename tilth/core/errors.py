@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from typing import Any
 
@@ -102,6 +103,31 @@ class OutOfMemory(Crashed):
     """The device or the machine has no memory left (71 is EX_OSERR)."""
 
     exit_code = 71
+
+
+class DiskError(TilthError):
+    """The system refused to read or to write a file: the disk is full, there is no permission."""
+
+    exit_code = 74
+
+    @classmethod
+    def of(cls, err: OSError) -> DiskError:
+        """The system's words for an error, the file, and what helps."""
+        where, what = str(err.filename or "input or output"), str(err.strerror or err).rstrip(".")
+        return cls(f"{what[0].lower()}{what[1:]}.", where=where, fix=remedy(err))
+
+
+def remedy(err: BaseException) -> str:
+    """What helps against an error of the system, as a sentence; "" where that is not known."""
+    return {
+        errno.ENOSPC: "Free some space, or name a place on another disk; then the same command goes on.",
+        errno.EDQUOT: "Your share of this disk is used up: free some of it; then the same command goes on.",
+        errno.EFBIG: "Files may not be larger here (`ulimit -f`): raise the limit; then the same command goes on.",
+        errno.EROFS: "This disk can only be read: name a place on another one.",
+        errno.EACCES: "Get the permission, or name another place.",
+        errno.EPERM: "Get the permission, or name another place.",
+        errno.EMFILE: "This system limits the number of open files (`ulimit -n`): raise the limit.",
+    }.get(getattr(err, "errno", None) or 0, "")
 
 
 class Interrupted(TilthError):

@@ -96,7 +96,8 @@ class Record:
             write_whole(self.run.recipe, recipe)
             write_json(self.run / "origins.json", origins)
         write_json(self.run / "versions.json", device.versions())
-        write_json(self.run / "plan.json", plan)
+        if not (self.run / "plan.json").exists():  # it was made before training, without what that taught
+            write_json(self.run / "plan.json", plan)
 
     def _inspect(self) -> None:
         """Look at every listed file once; remove what will be made again."""

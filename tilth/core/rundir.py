@@ -54,7 +54,7 @@ def fsync_dir(path: Path) -> None:
         os.fsync(fd)
     except OSError as err:  # some network and user file systems sync no directories
         if err.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise
+            raise OSError(err.errno, err.strerror, str(path)) from None
     finally:
         os.close(fd)
 
@@ -71,6 +71,9 @@ def write_whole(path: Path, data: str | bytes) -> None:
             os.fsync(f.fileno())
         os.chmod(tmp, 0o644)
         os.replace(tmp, path)
+    except OSError as err:
+        Path(tmp).unlink(missing_ok=True)
+        raise OSError(err.errno, err.strerror, str(path)) from None
     except BaseException:
         Path(tmp).unlink(missing_ok=True)
         raise

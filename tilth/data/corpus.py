@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from typing_extensions import TypedDict
 
 from tilth.core import progress
-from tilth.core.errors import DataError
+from tilth.core.errors import DataError, remedy
 from tilth.core.hashing import content_hash, file_hash, source_hash
 from tilth.core.locking import locked
 from tilth.core.manifest import Entry, Manifest, intact, seal
@@ -150,7 +150,9 @@ def prepare(corpus: Corpus, cache: Path, say: Callable[[str], None]) -> Document
                 documents = Documents(target)
     except OSError as err:
         where = str(err.filename or target)
-        raise DataError(f"the documents cannot be written: {err.strerror or err}.", where=where) from None
+        raise DataError(
+            f"the documents cannot be written: {err.strerror or err}.", where=where, fix=remedy(err)
+        ) from None
     for source in documents.sources:
         say(summary(source, documents.ledger[source]))
     for name, account in documents.held_out.items():

@@ -36,7 +36,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from tilth.core import progress
-from tilth.core.errors import DataError
+from tilth.core.errors import DataError, remedy
 from tilth.core.hashing import content_hash, source_hash
 from tilth.core.manifest import Entry, difference
 from tilth.core.rundir import Count, inside, read_json, whole_dir, write_json
@@ -340,7 +340,8 @@ def write_stores(
                 for split in ("train", "held_out"):
                     _tokenise(documents, source, split, tokenizer, inside(aside, source) / split, say)
     except OSError as err:
-        raise DataError(f"the tokens cannot be written: {err.strerror or err}.", where=str(root)) from None
+        what = f"the tokens cannot be written: {err.strerror or err}."
+        raise DataError(what, where=str(root), fix=remedy(err)) from None
     return _told(_open_all(root, documents.sources, tokenizer, verify), tokenizer, say)
 
 

@@ -19,7 +19,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tilth.core.errors import DivergedError, TilthError
+from tilth.core.errors import DiskError, DivergedError, TilthError
 
 
 def main() -> int:
@@ -123,8 +123,7 @@ def perform(spec: dict[str, Any]) -> dict[str, Any]:
     except TilthError as err:
         return err.as_dict()
     except OSError as err:
-        what = f"{err.filename or 'input or output'}: {err.strerror or err}."
-        return {"error": "TilthError", "what": what, "where": "", "fix": "", "exit_code": 74}
+        return DiskError.of(err).as_dict()
     return {}
 
 

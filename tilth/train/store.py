@@ -40,7 +40,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from tilth.core.config import Config
-from tilth.core.errors import CheckpointError, DataError
+from tilth.core.errors import CheckpointError, DataError, remedy
 from tilth.core.hashing import content_hash, file_hash
 from tilth.core.rundir import fsync_dir, inside, write_whole
 from tilth.core.version import VERSION
@@ -253,10 +253,11 @@ class Store:
                 raise cause from None
             where = f" (rank {rank})" if self.world > 1 else ""
             good = [a.step for a in self._committed()]
+            last = f"Step {good[-1]} is the last checkpoint." if good else "There is no earlier checkpoint."
             raise CheckpointError(
                 f"saving step {step} failed{where}: {_reason(cause)}.",
                 where=str(self.directory),
-                fix=f"Step {good[-1]} is the last checkpoint." if good else "There is no earlier checkpoint.",
+                fix=" ".join(filter(None, (remedy(cause), last))),
             ) from cause
         if self.rank == 0:
             seconds = time.perf_counter() - began
