@@ -115,3 +115,25 @@ def test_a_signal_saves_and_exits_with_75_and_the_same_command_goes_on(tiny_reci
     assert [r["global_step"] for r in rows] == list(range(1, 401))
     resumed = [e["step"] for e in read_rows(tmp_path / "run" / "events.jsonl") if e["event"] == "resume"]
     assert resumed == [stopped]
+
+
+@pytest.mark.parametrize("place", ["tensor", "config"])
+def test_text_from_files_does_not_drive_the_terminal(place: str, tmp_path: Path) -> None:
+    """Names of tensors and values of a config.json come out escaped in an error."""
+    import torch
+    from safetensors.torch import save_file
+    from typer.testing import CliRunner
+
+    from tilth.cli import app
+
+    evil = "\x1b[2J\x1b]0;owned\x07\u202e"
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    about = {"model_type": "llama", "vocab_size": 9, "max_position_embeddings": 8, **sizes}
+    about |= {"hidden_act": evil} if place == "config" else {}
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    save_file({"model.norm.weight": torch.zeros(16)}, tmp_path / "part.safetensors")
+    index = {"weight_map": {f"model.{evil}": "part.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    done = CliRunner().invoke(app, ["import", str(tmp_path), str(tmp_path / "run")])
+    assert done.exit_code == 3 and not (tmp_path / "run").exists()
+    assert not any(c in done.output for c in "\x1b\x07\u202e") and "\\x1b[2J" in done.output, done.output
