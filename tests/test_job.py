@@ -15,6 +15,7 @@ import torch
 
 import tilth
 from tilth import job
+from tilth.core import recipe as recipes
 from tilth.core.errors import CheckpointError, DataError, DivergedError, PlanError, RecipeError, RunInUse
 from tilth.core.rundir import RunDir, read_json, read_rows
 from tilth.report.live import Silent, console
@@ -150,6 +151,10 @@ def test_import_brings_a_base_to_go_on_from(finished: job.Finished, tiny_recipe:
         job.import_hf(finished.path / "export", tmp_path / "brought")
     with pytest.raises(RecipeError, match="tokenizer does not fit"):
         again(child, tmp_path / "runs", tokenizer={"use": "bpe", "vocab_size": 300})
+    (tmp_path / "brought").rename(tmp_path / "moved")  # its base names nothing outside it
+    child.write_text("extends: moved/base.yaml\n" + text)
+    moved = recipes.load(child).recipe
+    assert (moved.init, moved.tokenizer.path) == (str(tmp_path / "moved"), str(tmp_path / "moved/tokenizer"))
 
 
 def test_weights_of_another_model_are_refused(finished: job.Finished, tiny_recipe: Path, tmp_path: Path) -> None:

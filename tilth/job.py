@@ -298,8 +298,7 @@ def import_hf(hf_dir: str | Path, run_dir: str | Path, ignore: Sequence[str] = (
     config, model, tokenizer_dir, dtype = hf.import_hf(Path(hf_dir), ignore=tuple(ignore))
     tokenizer = Tokenizer.load(tokenizer_dir)
     Speaker(model, tokenizer)  # refuses a tokenizer that does not fit
-    path = str(target.path.resolve())
-    base = {"model": dump(config), "tokenizer": {"use": "pretrained", "path": f"{path}/tokenizer"}, "init": path}
+    base = {"model": dump(config), "tokenizer": {"use": "pretrained", "path": "tokenizer"}, "init": "."}
     with whole_dir(target.path) as aside:
         tokenizer.save(aside / "tokenizer")
         io.save_model(aside / "model", config, model, model.vocab_size, model.max_sequence)
