@@ -573,3 +573,12 @@ def test_a_tied_head_that_differs_is_refused_and_one_that_agrees_is_not(checkpoi
     _spoil(tmp_path, "lm_head.weight")
     with pytest.raises(DataError, match=r"lm_head\.weight differs"):
         hf.import_hf(tmp_path)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e300])
+def test_a_scale_of_attention_that_cannot_be_is_refused(value: float) -> None:
+    from tilth.arch.hf.families import _scale
+    from tilth.arch.hf.fields import Fields
+
+    with pytest.raises(DataError, match="query_pre_attn_scalar"):
+        _scale(Fields({"query_pre_attn_scalar": value}, "config.json"))

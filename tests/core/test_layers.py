@@ -256,6 +256,8 @@ def test_hostile_files_end_in_a_sentence(base: Path, text: str, says: str) -> No
         ("budget.epochs=1e300", "less than or equal"),
         ("batch.tokens=9_000_000_000_000_000_000", "less than or equal"),
         ("batch.sequence=4e18", "less than or equal"),
+        ("model.attention_scale=1e300", "less than or equal"),
+        ("tokenizer.digits=9e17", "less than or equal"),
         ("=1", "a.b=value"),
         ("corpus.sources..path=x", "`use:` is missing"),
     ],

@@ -80,7 +80,7 @@ class Config(BaseConfig):
     """Which layers slide (S) and which see all (F), repeated over the layers, e.g. SF or SSSF."""
     attention_softcap: float | None = Field(None, gt=0)
     """c tanh(score / c) on attention scores; null: none."""
-    attention_scale: float | None = Field(None, gt=0)
+    attention_scale: float | None = Field(None, ge=1e-6, le=1e6)
     """Multiplier of q.k; null: 1/sqrt(head_width)."""
     logit_softcap: float | None = Field(None, gt=0)
     """c tanh(logit / c) on the output; null: none."""

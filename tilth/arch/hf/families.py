@@ -344,6 +344,13 @@ def _write_qwen3(c: Config, max_sequence: int) -> dict[str, Any]:
     return write_common(c, max_sequence) | own | _write_qwen_windows(c)
 
 
+def _scale(f: Fields) -> float:
+    scalar = f.take("query_pre_attn_scalar", float, 256.0)
+    if not 1e-12 <= scalar <= 1e12:
+        f.refuse("query_pre_attn_scalar", f"is {scalar:g}, of which no scale of attention can be made")
+    return scalar**-0.5
+
+
 def _read_gemma2(f: Fields) -> dict[str, Any]:
     f.need("use_bidirectional_attention", bool, False, "tilth's decoder is causal")
     common = read_common(f, kv_heads=4, tied=True)
@@ -354,7 +361,7 @@ def _read_gemma2(f: Fields) -> dict[str, Any]:
             "ffn": f.choose("hidden_activation", _GATED, "gelu_pytorch_tanh"),
             "head_width": f.size("head_dim", 256),
             "attention_bias": _bias(f.take("attention_bias", bool, False)),
-            "attention_scale": f.take("query_pre_attn_scalar", float, 256.0) ** -0.5,
+            "attention_scale": _scale(f),
             "attention_softcap": f.take("attn_logit_softcapping", float, 50.0, null=None),
             "logit_softcap": f.take("final_logit_softcapping", float, 30.0, null=None),
             "norm_gain": "1+w",

@@ -59,7 +59,7 @@ class Config(BaseConfig):
     """Tokens in all: 256 bytes, the separator, and as many learned pairs as fit."""
     pattern: Literal["gpt2", "cl100k"] = "cl100k"
     """How text is cut into words. cl100k keeps newlines apart from indentation and takes a sign before a word in."""
-    digits: int | None = Field(3, ge=1)
+    digits: int | None = Field(3, ge=1, le=1000)
     """Most digits in one token (1: each digit its own); null: numbers of any length."""
     min_frequency: int = Field(2, ge=1)
     """A pair is learned only if it occurs so often."""
