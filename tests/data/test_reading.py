@@ -180,12 +180,15 @@ def test_the_bytes_say_how_a_file_is_compressed(pack, name, tmp_path):
     [
         (b"PK\x03\x04" + b"\0" * 40, "a ZIP archive"),
         (b"%PDF-1.7\n", "a PDF file"),
-        (b"PAR1" + b"\0" * 40, "a Parquet file"),
+        (b"PAR1" + b"\0" * 40, "a Parquet file under another name"),
         (b"a.txt".ljust(257, b"\0") + b"ustar\0" + b"\0" * 300, "a tar archive"),
         (gzip.compress(b"a.txt".ljust(257, b"\0") + b"ustar\0" + b"\0" * 300), "a tar archive"),
     ],
 )
 def test_other_formats_are_named(data, what, tmp_path):
+    (tmp_path / "b.jsonl").write_bytes(gzip.compress(zstandard.compress(b"x")))
+    with pytest.raises(UnreadableFile, match="compressed twice"):
+        list(chunks(tmp_path / "b.jsonl", LIMITS))
     (tmp_path / "a.jsonl").write_bytes(data)
     with pytest.raises(UnreadableFile, match=f"{what}, which is not read here"):
         list(chunks(tmp_path / "a.jsonl", LIMITS))

@@ -37,7 +37,7 @@ _DICTIONARY = b"\x5d\x2a\x4d\x18"
 _FORMATS = [
     (0, b"PK\x03\x04", "a ZIP archive"),
     (0, b"%PDF-", "a PDF file"),
-    (0, b"PAR1", "a Parquet file"),
+    (0, b"PAR1", "a Parquet file under another name"),
     (0, b"ARROW1\0\0", "an Arrow file"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (0, b"Rar!\x1a\x07", "a RAR archive"),
@@ -81,6 +81,8 @@ def chunks(path: File, limits: Limits, start: int = 0) -> Iterator[bytes]:
             stream = _inflated(file, head, kind, limits) if kind else _plain(file, head, path, limits)
             for number, data in enumerate(stream):
                 if not number:
+                    if kind_of(data):
+                        raise UnreadableFile("data compressed twice, which are not read here")
                     check_format(data)
                 yield data
     except OSError as err:
