@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO_READY := $(VENV)/.demo-ready
 READY := $(VENV)/.ready
 PEERS := .venv-peers
 DATA_PEERS := .venv-data-peers
 
 .PHONY: demo test test-fast test-plain lint docs bench bench-data clean
 
-demo: $(READY)
+demo: $(DEMO_READY)
 	$(BIN)/tilth run recipes/first.yaml
 
 # A worker per core, each with one thread.
@@ -59,14 +60,20 @@ $(PEERS)/.ready: bench/peers.txt
 	$(PEERS)/bin/python -m pip install --quiet --no-deps --requirement bench/peers.txt
 	touch $@
 
-# torch goes in first and pinned, so that no other package chooses its build.
-$(READY): pyproject.toml constraints.txt
+# What a run needs, and nothing else. Modules are compiled when they are first imported: most of torch never is.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+
+$(DEMO_READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "tilth needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "No virtual environment could be made: install your system's venv package (Debian: python3-venv)."; exit 1; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch numpy
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(PIP) --editable .
+	touch $@
+
+# What the tests and linters need besides. torch is there by now and pinned, so no other package chooses its build.
+$(READY): $(DEMO_READY)
+	$(PIP) --editable ".[dev]"
 	touch $@
 
 clean:
