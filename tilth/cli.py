@@ -56,6 +56,10 @@ def run(
     json_output: Json = False,
 ) -> Any:
     """Do the whole job: text, tokenizer, training, evaluation, export, report. Goes on where it stopped."""
+    from tilth.core import recipe as recipes
+
+    recipes.check_early(recipe, overrides)  # before torch is imported, which takes seconds
+
     from tilth import job
     from tilth.core import ranks
 
@@ -81,6 +85,10 @@ def plan(
     json_output: Json = False,
 ) -> Any:
     """Say in seconds, from a part of the text, what a recipe will cost and consume. Refuses what cannot work."""
+    from tilth.core import recipe as recipes
+
+    recipes.check_early(recipe, overrides)  # before torch is imported, which takes seconds
+
     from tilth import job
     from tilth.core import units
     from tilth.train.plan import Machine
@@ -109,6 +117,10 @@ def verify(
 ) -> Any:
     """Prove on this recipe that resume, packing, accumulation, export, data order and determinism hold. `tilth verify
     files RUN` compares a run's files with what was written."""
+    from tilth.core import recipe as recipes
+
+    recipes.check_early(recipe, overrides)  # before torch is imported, which takes seconds
+
     from tilth import verify as proving
 
     return proving.verify(proofs, recipe, overrides, steps=steps, root=root, out=_console(json_output))
@@ -352,6 +364,10 @@ def compare(
     json_output: Json = False,
 ) -> Any:
     """Compare methods at one budget over several seeds, with a null control, intervals and a verdict."""
+    from tilth.core import recipe as recipes
+
+    recipes.check_early(recipe, overrides)  # before torch is imported, which takes seconds
+
     from tilth.lab import compare as comparing
 
     out = _console(json_output)

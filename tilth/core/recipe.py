@@ -23,7 +23,7 @@ from .hashing import content_hash
 from .kinds import refuse_other_recipe
 from .located import Located, locate
 from .shipped import recipe_file
-from .technique import AREAS, config_class, excluded, names, technique, used
+from .technique import AREAS, config_class, excluded, names, sketching, technique, used
 
 Name = str
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -293,6 +293,18 @@ def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) 
     data, origins = layers.inherit(path, _spell_out)
     refuse_other_recipe(data, "training recipe", path)
     return override(data, origins, overrides, where=str(path))
+
+
+def check_early(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) -> None:
+    """Raise the RecipeError that `load` would, as far as it shows without importing a technique: in a fraction of a
+    second. What only a technique itself can judge is left to `load`."""
+    with sketching():
+        try:
+            load(path, overrides)
+        except RecipeError:
+            raise
+        except Exception:  # something asked a technique for more than its fields: `load` will tell
+            return
 
 
 def override(

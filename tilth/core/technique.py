@@ -14,8 +14,10 @@ import importlib
 import importlib.util
 import json
 import re
-import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +28,7 @@ from .areas import AREAS, folder_of
 from .config import Config, validate
 from .errors import RecipeError, nearest
 from .plugins import NAME, Broken
+from .sketch import sketch
 
 _CARD = re.compile(r"^CARD(?:: [^=\n]+)? = (\{\n.*?^\})$", re.M | re.S)
 
@@ -157,7 +160,28 @@ def resolve(area: str, data: Any) -> Config:
         raise RecipeError(f"write `use: <name>` and its fields here, not {data!r:.60}.", fix=f"Known: {names(area)}.")
     if not isinstance(data.get("use"), str):
         raise RecipeError("`use:` is missing; it names the technique.", fix="Known: " + ", ".join(names(area)) + ".")
-    return validate(config_class(area, data["use"]), {k: v for k, v in data.items() if k != "use"})
+    cls = _sketch(area, data["use"]) if _sketching.get() else config_class(area, data["use"])
+    return validate(cls, {k: v for k, v in data.items() if k != "use"})
+
+
+_sketching: ContextVar[bool] = ContextVar("sketching", default=False)
+
+
+@contextmanager
+def sketching() -> Iterator[None]:
+    """While entered, techniques are held against what their files say, and not imported."""
+    before = _sketching.set(True)
+    try:
+        yield
+    finally:
+        _sketching.reset(before)
+
+
+@functools.cache
+def _sketch(area: str, name: str) -> type[Config]:
+    if name not in names(area):
+        raise RecipeError(f"there is no technique '{name}' for {area}.", where="use", fix=nearest(name, names(area)))
+    return sketch(area, name, technique)
 
 
 def _identity(config: Config) -> tuple[str, str] | None:
@@ -179,7 +203,8 @@ def use_name(config: Config) -> str:
 
 def excluded(config: Config) -> list[str]:
     """Ids and patterns ("weights.*") that a technique's card says must not stand in the same recipe."""
-    listed = getattr(sys.modules[type(config).__module__], "CARD", {}).get("excludes")
+    found = _identity(config)
+    listed = card(*found).get("excludes") if found else None
     return listed if isinstance(listed, list) else []
 
 
