@@ -371,6 +371,10 @@ def test_any_source_is_an_evaluation_set(tmp_path: Path) -> None:
         before = config.fingerprint()
         again = resolve("curate", {"use": "decontaminate", **json.loads(config.model_dump_json())})
         assert again.fingerprint() == before  # a resolved recipe is read again
+    raw = {"q": pa.array([items[0].encode(), None], pa.binary())}
+    pq.write_table(pa.table(raw), tmp_path / "raw.parquet")
+    binary = Config(sets={"exam": EvalSet(path=str(tmp_path / "raw.parquet"), fields=["q"])}).build()
+    assert contaminated(binary, items[0]) == [0] and binary.met().to_dict()["exam"]["too_short"] == 1
     both = Config(sets={"exam": EvalSet(path=str(folder), fields=["q"])}).build()
     assert both.met().to_dict()["exam"]["items"] == 2
     before = config.fingerprint()

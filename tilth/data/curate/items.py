@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -114,7 +115,12 @@ def load(sets: dict[str, EvalSet], stretches: Callable[[dict[str, list[str]], Ev
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts in the value of a field: lists and mappings hold several, null and truth values none."""
+    """The texts in the value of a field: lists and mappings hold several, null and truth values none. Bytes (columns of
+    Parquet) are text if they are UTF-8."""
+    if isinstance(value, bytes):
+        with contextlib.suppress(UnicodeDecodeError):
+            yield from _texts(value.decode())
+        return
     if isinstance(value, str):
         if value.strip():
             yield value
