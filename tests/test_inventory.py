@@ -63,10 +63,15 @@ def root(tmp_path: Path) -> Iterator[Path]:
     write(root / "small-1/.mine", "somebody's own")
     write(root / "notes/thesis.txt", "somebody's own")
     write(root / ".git/config", "somebody's own")
+    write(root / ".verify-abcd1234/x", "somebody's own")
     old(root / ".git")
-    for name in (".cache/.documents-1.tilth-abcd1234/x", ".verify-abcd1234/x", "small-1/.status.json.tilth-abcd1234"):
+    for name in (
+        ".cache/.documents-1.tilth-abcd1234/x",
+        ".verify.tilth-abcd1234/x",
+        "small-1/.status.json.tilth-abcd1234",
+    ):
         write(root / name, "left")
-    for name in (".cache", ".verify-abcd1234"):
+    for name in (".cache", ".verify.tilth-abcd1234"):
         old(root / name)
     os.utime(root / "small-1/.status.json.tilth-abcd1234", (1, 1))
     write(root / ".cache/.documents-2.tilth-abcd1234/x", "of a process that works now")
@@ -93,7 +98,7 @@ def test_only_what_tilth_wrote_and_nothing_needs_may_go(root: Path) -> None:
     found = {str(Path(r.path).relative_to(root)): r for r in removable(root)}
     assert set(found) == {
         ".cache/.documents-1.tilth-abcd1234",
-        ".verify-abcd1234",
+        ".verify.tilth-abcd1234",
         "small-1/.status.json.tilth-abcd1234",
         "small-1/checkpoints/step-00000003",
     }
@@ -116,11 +121,11 @@ def test_nothing_of_a_run_in_use_goes(root: Path) -> None:
 def test_the_verb_asks_before_it_removes(root: Path) -> None:
     runner = CliRunner()
     said = runner.invoke(app, ["ls", "--clean", "--root", str(root)])
-    assert "nothing was removed" in said.output and (root / ".verify-abcd1234").is_dir()
+    assert "nothing was removed" in said.output and (root / ".verify.tilth-abcd1234").is_dir()
     listed = json.loads(runner.invoke(app, ["ls", "--clean", "--root", str(root), "--json"]).stdout)
     assert (listed["freed"], len(listed["found"])) == (0, 4)
     done = json.loads(runner.invoke(app, ["ls", "--clean", "--yes", "--root", str(root), "--json"]).stdout)
-    assert done["freed"] > 0 and not (root / ".verify-abcd1234").exists()
+    assert done["freed"] > 0 and not (root / ".verify.tilth-abcd1234").exists()
     rows = json.loads(runner.invoke(app, ["ls", "--root", str(root), "--json"]).stdout)
     assert [Path(r["run"]).name for r in rows] == ["small-2", "small-1", "crawl-1"]
     assert runner.invoke(app, ["ls", "--root", str(root / "nowhere")]).exit_code == 3

@@ -7,7 +7,6 @@ that were never finished, scratch directories of proofs, and checkpoints (by the
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -103,7 +102,7 @@ def tell(runs: list[Run]) -> list[str]:
 def removable(root: Path) -> list[Removable]:
     """What may go, with the reason; nothing of a run whose lock is held."""
     out = [(p, "a cache that was never finished") for p in _leftovers(root / ".cache")]
-    out += [(p, "scratch of a proof that was killed") for p in _scratch(root)]
+    out += [(p, "left by a process that was killed") for p in _leftovers(root)]
     for path, kind in runs_in(root):
         if _held(path):
             continue
@@ -236,11 +235,6 @@ def _leftovers(folder: Path) -> list[Path]:
 
 def _lock_of(leftover: Path) -> Path:
     return leftover.with_name(leftover.name + LOCKS[0])
-
-
-def _scratch(root: Path) -> list[Path]:
-    found = sorted(p for p in root.iterdir() if re.fullmatch(r"\.verify-[a-z0-9_]{8}", p.name))
-    return [p for p in found if p.is_dir() and not p.is_symlink() and _quiet(p)]
 
 
 def _quiet(path: Path) -> bool:
