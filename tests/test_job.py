@@ -276,7 +276,7 @@ def test_a_diverging_run_names_and_keeps_its_batch(tiny_recipe: Path, root: Path
             DataError,
             "nowhere.jsonl: there is no such file",
         ),
-        ({"corpus.sources": {}}, RecipeError, "sources"),
+        ({"corpus.sources": {"lines": None, "notes": None}}, RecipeError, "sources"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_step(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from tilth.data.native.bpe import Encoder
 from tilth.data.tokenizer import Tokenizer
 
 from .test_tokenizer import CODE, PROSE
+
+pytestmark = pytest.mark.skipif(os.environ.get("TILTH_NATIVE") == "0", reason="kernels are off")
 
 CL100K = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 OURS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?%s| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

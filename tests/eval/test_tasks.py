@@ -41,7 +41,7 @@ PROSE = [
 class Held:
     """Documents as `tilth.data.corpus` gives them."""
 
-    sources = ["code", "prose"]
+    sources = domains = ["code", "prose"]
 
     def texts(self, source: str, split: str, max_bytes: int | None = None) -> list[str]:
         texts = {"code": CODE, "prose": PROSE}[source]

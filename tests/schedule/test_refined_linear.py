@@ -79,14 +79,14 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, "there is no metrics.jsonl")
     refused("/dev/zero", "there is no metrics.jsonl")
     refused(logged(tmp_path / "short", [1.0]), "at least two steps")
-    refused(logged(tmp_path / "nan", [1.0, float("nan"), 2.0]), "finite grad_norm above 0")
+    refused(logged(tmp_path / "nan", [1.0, float("nan"), 2.0]), "NaN is no JSON")
     refused(logged(tmp_path / "none_at_all", [1.0, None]), "finite grad_norm above 0")
     two = logged(logged(tmp_path / "two", [1.0, 2.0], "a"), [1.0, 2.0], "b")
     refused(two, r"had stages \['a', 'b'\].*schedule\.stage: a")
     refused(two, "has 0 steps", stage="c")
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "metrics.jsonl").write_text("{nonsense\n")
-    refused(tmp_path / "torn", "row is damaged")
+    refused(tmp_path / "torn", "line 1: this is damaged")
 
 
 def test_the_trial_is_deterministic() -> None:

@@ -209,7 +209,7 @@ class Store:
             self._sweep()
             _remove(aside)
             aside.mkdir()
-            (aside / OWNER).write_text(self._owner)
+            (aside / OWNER).write_text(self._owner, encoding="utf-8")
 
         def commit(table: dict[str, Entry], files: dict[str, File]) -> None:
             nonlocal total
@@ -286,7 +286,7 @@ class Store:
     def _wrote(self, path: Path) -> bool:
         """Whether a checkpoint, finished or not, is of this run: nothing else is ever removed."""
         with contextlib.suppress(OSError, ValueError):
-            return (path / OWNER).read_text() == self._owner
+            return (path / OWNER).read_text(encoding="utf-8") == self._owner
         with contextlib.suppress(_Damaged, CheckpointError):
             return _manifest(path).identity == self.identity  # of before there were owners
         return not any(path.iterdir())  # killed before it said whose it is
