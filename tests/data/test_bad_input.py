@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import tracemalloc
+from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
@@ -347,3 +348,44 @@ def test_an_archive_over_http(server, tmp_path, monkeypatch):
     assert [d["text"] for d in documents] == ["<p>page"] * 2 and account["quarantined"] == {"damaged .gz data": 1}
     with pytest.raises(DataError, match="to its end"):
         read(tmp_path, f"{server}/cut.warc.gz", warc)
+
+
+# ---- the cases that were reported --------------------------------------------------------------------------------
+
+CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
+RIVER, KEEPER, BREAD = "The river rose", "A lighthouse keeper", "Bread dough"
+PAGES = ["The ferry", "The tram", "The car", "The bus", "The boat"]
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="the cases are not here")
+@pytest.mark.parametrize(
+    ("case", "texts", "warnings"),
+    [
+        ("chunked_header_plain_body.warc", PAGES[:1], 0),
+        ("content_encoding_kept_body_plain.warc", ["already unpacked text about boats and tides"], 0),
+        ("charset_in_comment.warc", ["Un café près du port"], 0),
+        ("charset_in_script.warc", ["Un café près du port"], 0),
+        ("content_type_no_semicolon.warc", PAGES[:1], 0),
+        ("content_type_twice.warc", PAGES[:1], 0),
+        ("http_header_lf_only.warc", PAGES[:1], 0),
+        ("warc_header_lf_only.warc", ["The ferry", "The tram", "The bus"], 0),
+        ("dictionary.warc.zst", PAGES, 0),
+        ("html_with_nul.warc", ["carrying mail and bread"], 0),
+        ("long_window.jsonl.zst", [RIVER, KEEPER, BREAD, "The clock"], 0),
+        ("nan_in_other_field.jsonl", [RIVER, KEEPER, BREAD], 2),
+        ("nan_metadata.parquet", [RIVER, KEEPER, BREAD, "The clock"], 2),
+        ("string_view.parquet", [RIVER, KEEPER, BREAD, "The clock"], 0),
+        ("binary_text.parquet", [RIVER, KEEPER, BREAD, "The clock"], 0),
+        ("array.json", [RIVER, KEEPER, BREAD, "The clock"], 0),
+        ("gzip_named_plain.jsonl", [RIVER, KEEPER, BREAD, "The clock"], 0),
+    ],
+)
+def test_cases(case, texts, warnings, tmp_path):
+    fields = {"metadata_fields": ["score"]} if "nan" in case else {}
+    documents, account = read(tmp_path, CASES / case, warc if "warc" in case else files, **fields)
+    assert len(documents) == len(texts) and not account["quarantined"] and not account["dropped"]
+    for document, text in zip(documents, texts, strict=True):
+        assert text in document["text"] and "\0" not in document["text"]
+    assert sum(account["warnings"].values()) == warnings
+    if case == "nan_in_other_field.jsonl":
+        assert [json.loads(d["metadata"])["score"] for d in documents] == [None, 0.5, None]
