@@ -47,6 +47,8 @@ def main(recipe: str) -> None:
     Path("data.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
     new.PACKAGE = Path("checkout/tilth").absolute()  # not into this one
     root = ("--root", "runs")
+    lines = json.dumps(small["corpus"]["sources"]["lines"])
+    text = ("corpus.sources.code=null", f"corpus.sources.prose={lines}")
     calls: dict[str, tuple[str, ...]] = {
         "run": (recipe, "--run", "done", *root),
         "plan": (recipe, *root),
@@ -63,6 +65,9 @@ def main(recipe: str) -> None:
         "check": ("schedule.cosine", "--short", *root),
         "compare": (recipe, "--arms", "optim.lr=0.01,0.02", "--seeds", "2", "--workers", "2", *root),
         "schema": (),
+        "demo": ("budget.steps=2", "tokenizer.vocab_size=400", "mixture=proportional", *text, *root),
+        "init": ("written.yaml",),
+        "ls": ("--clean", *root),
         "data run": ("data.yaml", "--run", "data", "--workers", "2", *root),
         "data signals": ("data.yaml", "--engine", "inline", *root),
         "data tune": ("data", "gopher_quality.min_words=30"),
