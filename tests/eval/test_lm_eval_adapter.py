@@ -15,7 +15,7 @@ pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance
 
-from tilth.core.errors import DataError
+from tilth.core.errors import DataError, RecipeError
 from tilth.data.tokenizer import Tokenizer
 from tilth.eval import contexts, lm_eval_tasks, multiple_choice
 from tilth.eval import lm_eval as harness_task
@@ -197,6 +197,12 @@ def test_a_task_file_is_data(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(DataError, match=says):
         lm_eval_tasks.load((str(tmp_path / "mine.yaml"),))
+
+
+@pytest.mark.slow
+def test_an_unknown_name_is_refused_with_the_nearest_of_ours_and_theirs() -> None:
+    with pytest.raises(RecipeError, match="no task 'bits_per_bite'.*'bits_per_byte'"):
+        lm_eval_tasks.load(("bits_per_bite",))
 
 
 def test_a_template_stays_in_its_document(make_speaker, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
 from tilth.core.errors import DataError, RecipeError, TilthError, nearest
+from tilth.core.technique import names
 
 MAX_FILE = 1 << 20
 """Bytes of a task file."""
@@ -47,7 +48,9 @@ def _load(asked: tuple[str, ...], files: tuple[Any, ...]) -> tuple[Any, ...]:
     for name in asked:
         if name not in own and name not in manager.task_index:
             raise RecipeError(
-                f"lm-eval has no task '{name}'.", where="eval.tasks", fix=nearest(name, manager.task_index)
+                f"lm-eval has no task '{name}'.",
+                where="eval.tasks",
+                fix=nearest(name, [*names("task"), *manager.task_index]),
             )
         try:
             found = manager.load([name])
