@@ -201,7 +201,7 @@ def test_a_task_file_is_data(tmp_path: Path, text: str, says: str) -> None:
 
 @pytest.mark.slow
 def test_an_unknown_name_is_refused_with_the_nearest_of_ours_and_theirs() -> None:
-    with pytest.raises(RecipeError, match="no task 'bits_per_bite'.*'bits_per_byte'"):
+    with pytest.raises(RecipeError, match=r"no task 'bits_per_bite'.*'bits_per_byte'"):
         lm_eval_tasks.load(("bits_per_bite",))
 
 
