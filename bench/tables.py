@@ -220,14 +220,28 @@ def data_tokens() -> str:
     return "\n".join(lines) + "\n"
 
 
-def data_kills() -> str:
+def kills() -> str:
     """A campaign of kills."""
-    found = evidence("bench/data_kills")
+    found = evidence("bench/kills")
     return (
-        f"{found['kills']} SIGKILLs at random moments over {found['campaigns']} runs of `{found['recipe']}` with "
-        f"{found['workers']} workers (`python bench/data_kills.py --kills {found['kills']}`): every file of every run "
-        "that was gone on with is, byte for byte, that of a run left alone.\n"
+        f"{found['kills']['training']} SIGKILLs at random moments over {found['rounds']['training']} training runs and "
+        f"{found['kills']['data']} over {found['rounds']['data']} data runs (`{found['command']}`): every file of every "
+        "run that was gone on with is, but for times, that of a run left alone.\n"
     )
+
+
+def flips() -> str:
+    """A campaign of bit flips."""
+    found = evidence("bench/flips")
+    states = ("caught by name", "made again", "harmless", "refused without its name", "silent change", "traceback")
+    lines = [
+        f"{found['flips']} bits flipped, one at a time, in {len(found['kinds'])} kinds of files (`{found['command']}`):",
+        "",
+        "| what became of it | flips |",
+        "|---|---|",
+        *(f"| {state} | {found['total'].get(state, 0)} |" for state in states),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def data_curated() -> str:
@@ -261,13 +275,13 @@ TABLES = {
         data_cluster,
         data_curated,
         data_dedup,
-        data_kills,
         data_speed,
         data_tokens,
         extraction,
     )
 }
 TABLES |= {"train_cpu": train_cpu, "first_run": first_run, "optimizers": optimizers, "swarm": swarm}
+TABLES |= {"flips": flips, "kills": kills}
 
 
 def _table(name: str) -> str:
