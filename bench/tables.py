@@ -224,8 +224,8 @@ def kills() -> str:
     """A campaign of kills."""
     found = evidence("bench/kills")
     return (
-        f"{found['kills']['training']} SIGKILLs at random moments over {found['rounds']['training']} training runs and "
-        f"{found['kills']['data']} over {found['rounds']['data']} data runs (`{found['command']}`): every file of every "
+        f"{found['kills']['training']} SIGKILLs at random moments over {found['rounds']['training']} training runs, "
+        f"{found['kills']['data']} over {found['rounds']['data']} data runs (`{found['command']}`): each file of each "
         "run that was gone on with is, but for times, that of a run left alone.\n"
     )
 
@@ -235,7 +235,8 @@ def flips() -> str:
     found = evidence("bench/flips")
     states = ("caught by name", "made again", "harmless", "refused without its name", "silent change", "traceback")
     lines = [
-        f"{found['flips']} bits flipped, one at a time, in {len(found['kinds'])} kinds of files (`{found['command']}`):",
+        f"{found['flips']} bits flipped, one at a time, in {len(found['kinds'])} kinds of files "
+        f"(`{found['command']}`):",
         "",
         "| what became of it | flips |",
         "|---|---|",
