@@ -1,5 +1,6 @@
 # tilth with PyTorch for processors, as a user without rights.
-#   docker build -t tilth . && docker run --rm -v "$PWD:/work" tilth demo
+#   docker build -t tilth . && docker run --rm -v "$PWD:/texts" tilth demo
+# --build-arg PIP_EXTRA_INDEX_URL=… with PyTorch's index of builds for processors leaves out some gigabytes of CUDA.
 FROM python:3.12-slim-bookworm AS wheel
 WORKDIR /source
 RUN pip install --no-cache-dir build==1.6.1
@@ -14,12 +15,12 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --create-home --uid 1000 tilth
 COPY constraints.txt /tmp/constraints.txt
-RUN pip install --no-cache-dir --constraint /tmp/constraints.txt \
-    --extra-index-url https://download.pytorch.org/whl/cpu torch numpy
+ARG PIP_EXTRA_INDEX_URL=
+RUN pip install --no-cache-dir --constraint /tmp/constraints.txt torch numpy
 COPY --from=wheel /dist /tmp/dist
 RUN pip install --no-cache-dir --constraint /tmp/constraints.txt /tmp/dist/*.whl \
  && python -m compileall -q /usr/local/lib/python3.12/site-packages/tilth
 USER 1000
-WORKDIR /work
+WORKDIR /texts
 ENTRYPOINT ["tilth"]
 CMD ["--help"]

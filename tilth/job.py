@@ -244,7 +244,8 @@ def prepare(recipe: Recipe, cache: Path, say: Any) -> Prepared:
     documents = prepare_documents(recipe.corpus, cache, say)
     tokenizer = Tokenizer.load(recipe.tokenizer.prepare(documents, cache, say))  # type: ignore[attr-defined]
     prepared = Prepared(documents, tokenizer, write_stores(documents, tokenizer, cache, say))
-    _mark(recipe, cache).touch()
+    if not (mark := _mark(recipe, cache)).exists():
+        mark.touch()
     return prepared
 
 
