@@ -184,6 +184,7 @@ def test_the_bytes_say_how_a_file_is_compressed(pack, name, tmp_path):
         (b"a.txt".ljust(257, b"\0") + b"ustar\0" + b"\0" * 300, "a tar archive"),
         (gzip.compress(b"a.txt".ljust(257, b"\0") + b"ustar\0" + b"\0" * 300), "a tar archive"),
     ],
+    ids=["zip", "pdf", "parquet", "tar", "tar.gz"],
 )
 def test_other_formats_are_named(data, what, tmp_path):
     (tmp_path / "b.jsonl").write_bytes(gzip.compress(zstandard.compress(b"x")))
