@@ -12,6 +12,7 @@ import pytest
 from tilth.core import owned
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
+from tilth.core.manifest import seal
 
 
 def write(target: Path, force: bool = False, **files: str) -> None:
@@ -141,3 +142,16 @@ def test_a_list_that_leads_elsewhere_or_is_damaged_is_refused(tmp_path: Path, fi
     with pytest.raises(DataError, match=r"leads out of its directory|files\.json"):
         write(target, force=True, a="1")
     assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_lists_its_files_but_is_no_export_stays_as_it_is(target: Path, force: bool) -> None:
+    """An import, a run, a tier of documents: their lists name every file with its hash, as an export's does."""
+    (target / "model").mkdir(parents=True)
+    (target / "model" / "model.safetensors").write_text("weights")
+    (target / "base.yaml").write_text("init: .")
+    seal(target)
+    before = {p: p.read_bytes() for p in target.rglob("*") if p.is_file()}
+    with pytest.raises(DataError, match="lists no export: a run, an import or data are kept here"):
+        write(target, force, a="1")
+    assert {p: p.read_bytes() for p in target.rglob("*") if p.is_file()} == before

@@ -2,8 +2,10 @@
 
     {"files": {"model/model.safetensors": {"bytes": 4096, "sha256": "…"}, …}, "checksum": "…"}
 
-`checksum` covers the rest of the list itself. A file that is written anew is forgotten first and added afterwards, so a
-kill in between leaves a file that is not listed, never one that differs from its list. Names are relative, with "/".
+`checksum` covers the rest of the list itself. The list of an export says `"of": "export"` besides: a run, an import and
+the parts of a data run have lists too, and nothing of theirs may be taken for an earlier export. A file that is written
+anew is forgotten first and added afterwards, so a kill in between leaves a file that is not listed, never one that
+differs from its list. Names are relative, with "/".
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -35,25 +37,28 @@ class Entry(TypedDict):
 
 
 class _List(TypedDict):
+    of: NotRequired[str]
     files: dict[str, Entry]
     checksum: str
 
 
 class Manifest:
-    """The list of one directory."""
+    """The list of one directory. `of`: what a list that is written says it is of."""
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, of: str | None = None) -> None:
         self.directory = Path(directory)
+        self.of = of
         self.path = self.directory / LIST
 
     def files(self) -> dict[str, Entry]:
         """Name -> what it was written as; {} where there is no list. Raises DataError if the list is damaged."""
-        data = read_json(self.path, _List, missing=None)
-        if data is None:
-            return {}
-        if data["checksum"] != content_hash(data["files"], 64):
-            raise DataError("this list of files has changed since it was written.", where=str(self.path))
-        return data["files"]
+        data = self._read()
+        return {} if data is None else data["files"]
+
+    def said_of(self) -> str | None:
+        """What the list says it is of; None where there is no list, or it says nothing. Raises as `files` does."""
+        data = self._read()
+        return None if data is None else data.get("of")
 
     def add(self, *names: str) -> None:
         """List files as they are now; a folder stands for all files in it."""
@@ -95,6 +100,12 @@ class Manifest:
             more = f" ({len(faults) - 1} more files are damaged too.)" if len(faults) > 1 else ""
             raise DataError(f"this file {said}.{more}", where=str(self.directory / name), fix=fix)
 
+    def _read(self) -> _List | None:
+        data = read_json(self.path, _List, missing=None)
+        if data is not None and data["checksum"] != _checksum(data["files"], data.get("of")):
+            raise DataError("this list of files has changed since it was written.", where=str(self.path))
+        return data
+
     def _known(self) -> dict[str, Entry]:
         try:
             return self.files()
@@ -103,12 +114,13 @@ class Manifest:
 
     def _write(self, files: dict[str, Entry]) -> None:
         files = dict(sorted(files.items()))
-        write_json(self.path, {"files": files, "checksum": content_hash(files, 64)})
+        said = {} if self.of is None else {"of": self.of}
+        write_json(self.path, {**said, "files": files, "checksum": _checksum(files, self.of)})
 
 
-def seal(directory: str | Path) -> None:
+def seal(directory: str | Path, of: str | None = None) -> None:
     """List all files of a directory that is finished."""
-    Manifest(directory).add(".")
+    Manifest(directory, of).add(".")
 
 
 def intact(directory: Path, say: Callable[[str], None]) -> bool:
@@ -158,6 +170,10 @@ def _below(directory: Path, name: str) -> Iterable[str]:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     names = (p.relative_to(directory) for p in files)
     return [p.as_posix() for p in names if p.name != LIST and not any(part.startswith(".") for part in p.parts)]
+
+
+def _checksum(files: dict[str, Entry], of: str | None) -> str:
+    return content_hash(files if of is None else {"of": of, "files": files}, 64)
 
 
 def _entry(path: Path) -> Entry:

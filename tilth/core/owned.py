@@ -2,6 +2,7 @@
 
 Among its files lies a list of them with SHA-256 (`tilth.core.manifest`). What the list does not name, or what has
 changed since, belongs to somebody else: such a directory is refused, or, on demand, written into with everything kept.
+A directory whose list is of something else (a run, an import, documents of a data run) is always refused.
 A new directory takes the place of an older one in one step where the system can exchange two names (Linux, macOS).
 Elsewhere it is two renames, and `recover` puts the older one back after a kill between them.
 """
@@ -21,6 +22,8 @@ from .hashing import file_hash
 from .manifest import LIST, Manifest, seal
 from .rundir import fsync_dir, named_inside, scratch_dir, sweep
 
+_OF = "export"
+
 
 @contextmanager
 def replacing(target: Path, force: bool = False) -> Iterator[Path]:
@@ -28,6 +31,7 @@ def replacing(target: Path, force: bool = False) -> Iterator[Path]:
 
     Raises DataError, before the block begins, if `target` holds files this function did not write or that were changed
     since. `force`: write beside them instead; a foreign file that has the name of a new one is kept as `NAME.orig`.
+    Where the list of files is not this function's, it raises whatever `force` says.
     """
     target = Path(os.path.realpath(target))  # a link to a place on a larger disk stays a link
     recover(target)
@@ -35,7 +39,7 @@ def replacing(target: Path, force: bool = False) -> Iterator[Path]:
     sweep(target.parent)
     with scratch_dir(target) as aside:
         yield aside
-        seal(aside)
+        seal(aside, _OF)
         aside.chmod(0o755)
         fsync_dir(aside)
         foreign = strangers(target)  # again: it took a while
@@ -64,8 +68,16 @@ def strangers(target: Path) -> list[str]:
 
 
 def written(target: Path) -> dict[str, str]:
-    """File name -> SHA-256 of what `replacing` wrote there; {} where there is no list. Raises DataError if damaged."""
-    files = Manifest(target).files()
+    """File name -> SHA-256 of what `replacing` wrote there; {} where there is no list. Raises DataError if the list is
+    damaged or of something else."""
+    manifest = Manifest(target)
+    files = manifest.files()
+    if manifest.path.exists() and manifest.said_of() != _OF:
+        raise DataError(
+            f"the {LIST} of this directory lists no export: a run, an import or data are kept here.",
+            where=str(target),
+            fix="Name a new directory.",
+        )
     for name in files:
         named_inside(target, name)
     return {name: entry["sha256"] for name, entry in files.items()}
