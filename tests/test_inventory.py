@@ -145,6 +145,14 @@ def test_latest_is_the_newest_run_of_the_kind_that_is_asked_for(root: Path, monk
     os.utime(root / "small-1/status.json", (time.time(), time.time()))
     runner.invoke(app, ["report", "latest"])
     assert seen[-1] == Path("runs/small-1")
+    monkeypatch.setattr("tilth.tracing.trace", lambda what, **_: seen.append(Path(what)) or {"run": ""})
+    monkeypatch.setattr("tilth.tracing.tell", lambda _: [])
+    assert runner.invoke(app, ["data", "trace", "latest", "--step", "1"]).exit_code == 0
+    assert seen[-1] == Path("runs/small-1")
+    monkeypatch.setattr("tilth.verify.files", lambda run, out: seen.append(run) or {})
+    for name in ("latest", "runs/small-1"):
+        assert runner.invoke(app, ["verify", "files", name]).exit_code == 0
+        assert seen[-1] == Path("runs/small-1")
     write(root.parent / "latest/recipe.yaml", {"model": {}})  # a directory of that name comes first
     runner.invoke(app, ["report", "latest"])
     assert seen[-1] == Path("latest")

@@ -347,7 +347,17 @@ def test_nothing_left_of_a_source_is_said_with_the_funnel_and_a_report(tiny_reci
     ):
         job.run(tiny_recipe, over, root=tmp_path, out=Out())
     assert lines[-3:-1] == ["lines: read 80 documents", "  rules: too short: 80 of 80 taken, 0 left"]
-    page = (tmp_path / "tiny-nothing-left" / "report.html").read_text()
+    report = tmp_path / "tiny-nothing-left" / "report.html"
+    page = report.read_text()
+    for text, said in (("", "report: "), ("a page of someone's", "no report: ")):  # again; and where a file is not ours
+        if text:
+            report.unlink()
+            (report.parent / "files.json").unlink()
+            report.write_text(text)
+        with pytest.raises(DataError, match="nothing is left of this source"):
+            job.run(tiny_recipe, over, root=tmp_path, out=Out())
+        assert lines.pop().startswith(said) and report.read_text() == (text or page)
+    del lines[-4:]
     assert lines[-1] == f"report: {tmp_path / 'tiny-nothing-left' / 'report.html'}" and "too short" in page
 
 

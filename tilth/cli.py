@@ -13,7 +13,7 @@ import typer
 from tilth import command
 from tilth.cli_data import app as data_app
 from tilth.cli_first import app as first_app
-from tilth.command import Json, Overrides, RecipePath, Root, RunPath
+from tilth.command import ALL_RUNS, Json, Overrides, RecipePath, Root, RunPath
 from tilth.command import console_for as _console
 
 app = typer.Typer(
@@ -109,7 +109,11 @@ def verify(
     proofs: Annotated[
         str, typer.Argument(help="resume, packing, accumulation, export, data, determinism, all; or files.")
     ],
-    recipe: RecipePath,
+    recipe: Annotated[
+        Path,
+        typer.Argument(help="Recipe file (YAML); of files, a directory, or 'latest'.", show_default=False),
+        ALL_RUNS,
+    ],
     overrides: Overrides = None,
     steps: Annotated[int, typer.Option(help="Steps of the short runs the proofs make.")] = 8,
     root: Root = Path("runs"),
@@ -119,7 +123,8 @@ def verify(
     files RUN` compares a run's files with what was written."""
     from tilth.core import recipe as recipes
 
-    recipes.check_early(recipe, overrides)  # before torch is imported, which takes seconds
+    if proofs != "files":  # those are of a directory, not of a recipe
+        recipes.check_early(recipe, overrides)  # before torch is imported, which takes seconds
 
     from tilth import verify as proving
 

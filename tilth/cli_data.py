@@ -119,7 +119,13 @@ def tune(
 
 @verb("trace")
 def trace(
-    what: Annotated[str, typer.Argument(help="A document's id, or a training run's directory.", show_default=False)],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A document's id, or a training run's directory; 'latest': the newest.", show_default=False
+        ),
+        command.TRAINED,
+    ],
     run: Annotated[
         Path | None, typer.Option("--run", help="The data run that knows the document (default: look in --root).")
     ] = None,

@@ -25,6 +25,7 @@ Overrides = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
 Root = Annotated[Path, typer.Option("--root", help="Where run directories and the cache lie.")]
 TRAINED = ("training run",)
+ALL_RUNS = ("training run", "data run", "imported model")
 RunPath = Annotated[
     Path,
     typer.Argument(help="Run directory or Hugging Face directory; 'latest': the newest run.", show_default=False),
@@ -80,14 +81,14 @@ def verb(
 
 def _named(fn: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a verb with the newest run of `--root` (or of ./runs) in place of `latest`."""
-    asked = [name for name, value in given.items() if isinstance(value, Path) and str(value) == "latest"]
+    asked = [name for name, value in given.items() if isinstance(value, str | Path) and str(value) == "latest"]
     hints = get_type_hints(fn, include_extras=True) if asked else {}
     kinds = {name: next((m for m in hints[name].__metadata__ if isinstance(m, tuple)), None) for name in asked}
     if any(kinds.values()):
         from tilth.inventory import latest
 
         root = given.get("root", Path("runs"))
-        given = {**given, **{n: latest(root, k) for n, k in kinds.items() if k and not given[n].exists()}}
+        given = {**given, **{n: latest(root, k) for n, k in kinds.items() if k and not Path(given[n]).exists()}}
     return given
 
 

@@ -223,9 +223,13 @@ def _read(path: Path) -> Speaker:
         return Speaker(brought.model, tokenizer, generation=generation, dtype=brought.dtype)
     if (path / "recipe.yaml").is_file():
         raise DataError("this run has no finished model yet.", where=str(path), fix="`tilth run` it to its end first.")
+    lists = "`tilth ls` lists the runs; 'latest' is the newest."
+    if not path.exists():
+        raise DataError("there is no such directory.", where=str(path), fix=lists)
     raise DataError(
         "this is neither a run directory (model/model.json) nor a Hugging Face directory (config.json).",
         where=str(path),
+        fix=f"`tilth run {path}` makes a run of a recipe. {lists}" if path.suffix in (".yaml", ".yml") else lists,
     )
 
 
@@ -569,12 +573,23 @@ class _Job:
         except NothingLeft as err:
             for line in err.funnel():
                 self.out.say(line)
-            folder = self.root / f"{self.recipe.name}-nothing-left"
+            self._tell_nothing_left(err, self.root / f"{self.recipe.name}-nothing-left")
+            raise
+
+    def _tell_nothing_left(self, err: NothingLeft, folder: Path) -> None:
+        """The report in `folder`, in place of an earlier one; of another's files there none is touched."""
+        listed = Manifest(folder)
+        for name in ("recipe.yaml", "data.json", "report.html"):
+            if (folder / name).exists() and not listed.lists(name):
+                self.out.say(f"no report: {folder / name} was there already, and is not listed as a report's")
+                return
+        with listed.writing("recipe.yaml", "data.json"):
             write_whole(folder / "recipe.yaml", recipes.to_yaml(self.recipe))
             examples = [{"reason": r, **e} for r, es in err.account["examples"].items() for e in es]
             write_json(folder / "data.json", {"sources": {err.name: err.account | {"examples": examples}}})
-            self.out.say(f"report: {page.write(folder)}")
-            raise
+        report = page.write(folder)
+        listed.add(report.name)
+        self.out.say(f"report: {report}")
 
     # ---- opening the run directory -----------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from tilth.data.engine.result import Result
 
 
 def trace(
-    what: str, run: str | Path | None = None, step: int | None = None, root: str | Path = "runs"
+    what: str | Path, run: str | Path | None = None, step: int | None = None, root: str | Path = "runs"
 ) -> dict[str, Any]:
     """Trace a document id, or with `step` a training run's step.
 
@@ -26,6 +26,7 @@ def trace(
     """
     if step is not None:
         return trace_step(Path(what), step)
+    what = str(what)
     if os.path.isfile(os.path.join(what, "recipe.yaml")):
         refuse_other_run(what, "data run")  # says what follows a training run's step
         raise DataError(

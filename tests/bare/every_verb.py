@@ -53,6 +53,7 @@ def main(recipe: str) -> None:
         "run": (recipe, "--run", "done", *root),
         "plan": (recipe, *root),
         "verify": ("resume", recipe, "--steps", "4", *root),
+        "verify files": ("done", *root),
         "eval": ("done", *root),
         "generate": ("done", "Note 1. ", "--max-tokens", "4"),
         "chat": ("done", "--max-tokens", "4"),

@@ -24,6 +24,9 @@ budget: {tokens: 1e4}
 """
 
 
+CORPUS = "{sources: {text: {use: files, path: texts}}}"
+
+
 def write(tmp_path: Path, text: str, name: str = "r.yaml") -> Path:
     path = tmp_path / name
     path.write_text(text)
@@ -134,6 +137,30 @@ def test_the_hash_follows_the_content(tmp_path: Path) -> None:
         (BASE + "x: !!python/object/apply:os.system [ls]\n", None, "line", "constructor"),
         (BASE + "x: [1,\n", None, "line", "not readable as YAML"),
         (BASE + "stages:\n- {name: a}\n- {name: a}\n", None, "", "two stages"),
+        (BASE.replace("name: small", "nmae: small"), None, "nmae", "Did you mean 'name'"),
+        (BASE + "mixture: {mine: 1}\n", None, "mixture.mine", "'proportional' is what stands here"),
+        (BASE + "optim: {muon: {lr: 0.1}}\n", None, "optim.muon", "`tilth list optim`"),
+        (BASE + "eval: {tasks: [arc_easy]}\n", None, "eval.tasks.0", "{use: lm_eval, tasks: [arc_easy]}"),
+        (BASE + "eval: {tasks: arc_easy}\n", None, "eval.tasks", "array"),
+        (
+            BASE.replace(CORPUS, "{sources: my/folder}"),
+            None,
+            "corpus.sources",
+            "a mapping belongs here, not 'my/folder'",
+        ),
+        (BASE.replace(CORPUS, "{sources: {mine: my/folder}}"), None, "sources.mine", "{use: files, path: my/folder}"),
+        (
+            BASE.replace(CORPUS, "{sources: {use: files, path: x}}"),
+            None,
+            "corpus.sources",
+            "{mine: {use: files, path: ",
+        ),
+        (
+            BASE.replace(CORPUS, "{held_out: {use: files, path: x}, sources: {text: stdlib}}"),
+            None,
+            "corpus.held_out",
+            "has a name",
+        ),
     ],
 )
 def test_refusals_name_the_place_and_what_would_work(

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from .errors import RecipeError, nearest
+from .errors import RecipeError, UnknownField, nearest
 
 
 class Config(BaseModel):
@@ -109,7 +109,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         kind = path.stat()
         if stat.S_ISDIR(kind.st_mode):
-            raise RecipeError("this is a directory, not a recipe file.", where=str(path))
+            own = path / "recipe.yaml"
+            fix = f"The recipe of this run is {own}." if own.is_file() else "Name the YAML file."
+            raise RecipeError("this is a directory, not a recipe file.", where=str(path), fix=fix)
         if not stat.S_ISREG(kind.st_mode):
             raise RecipeError("this is no regular file, so it is not read as a recipe.", where=str(path))
         if kind.st_size > MAX_BYTES:
@@ -177,8 +179,12 @@ def validate(cls: type[Config], data: dict[str, Any], where: str = "") -> Any:
 
 
 def explain(err: ValidationError, cls: type[BaseModel], where: str = "") -> RecipeError:
-    """Turn pydantic's first fault into a sentence with the full path and the nearest name."""
-    fault: ErrorDetails = err.errors()[0]
+    """Turn a fault into a sentence with the full path and the nearest name: pydantic's first, but a field that is
+    unknown before one that is missing, since the one is often the other misspelt."""
+    faults = err.errors()
+    fault: ErrorDetails = faults[0]
+    if fault["type"] == "missing":
+        fault = next((f for f in faults if f["type"] == "extra_forbidden"), fault)
     inner = fault.get("ctx", {}).get("error")
     path = ".".join([where, *map(str, fault["loc"])] if where else map(str, fault["loc"]))
     inner = getattr(inner, "error", inner)  # a technique's own fault, carried through pydantic
@@ -187,13 +193,16 @@ def explain(err: ValidationError, cls: type[BaseModel], where: str = "") -> Reci
         return RecipeError(inner.what, where=full, fix=inner.fix)
     if fault["type"] == "extra_forbidden":
         known = _fields_at(cls, fault["loc"][:-1])
-        return RecipeError(
+        return UnknownField(
             f"there is no field '{fault['loc'][-1]}' here.",
             where=path,
             fix=nearest(str(fault["loc"][-1]), known),
         )
     if fault["type"] == "missing":
         return RecipeError("this field is required and missing.", where=path, fix="Give it a value.")
+    if fault["type"] in ("dict_type", "model_type"):
+        fix = "Write `name: value` under it, a line each."
+        return RecipeError(f"a mapping belongs here, not {fault['input']!r:.60}.", where=path, fix=fix)
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     got = fault.get("input")
     shown = f" (got {got!r:.80})" if not isinstance(got, (dict, list)) and "got" not in message else ""

@@ -38,6 +38,10 @@ class RecipeError(TilthError):
     exit_code = 2
 
 
+class UnknownField(RecipeError):
+    """A field that is not one of those that may stand in its place."""
+
+
 class DataError(TilthError):
     """Input text, a shard, a tokenizer or a model file cannot be used as it is."""
 

@@ -63,6 +63,13 @@ class Corpus(Config):
     on_error: Literal["quarantine", "raise"] = "quarantine"
     """What happens to a document that cannot be read: counted and set aside, or the run stops."""
 
+    @field_validator("sources", "held_out", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "use" in value and "path" in value:
+            raise ValueError("a source has a name of your choice: {mine: {use: files, path: …}}")
+        return value
+
     @field_validator("sources", "held_out")
     @classmethod
     def _safe_names(cls, value: dict[str, Any]) -> dict[str, Any]:

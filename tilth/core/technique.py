@@ -26,7 +26,7 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from . import plugins
 from .areas import AREAS, folder_of
 from .config import Config, validate
-from .errors import RecipeError, nearest
+from .errors import RecipeError, UnknownField, nearest
 from .plugins import NAME, Broken
 from .sketch import sketch
 
@@ -141,8 +141,21 @@ def _module(area: str, name: str) -> Any:
     if isinstance(plugin, Broken):
         raise RecipeError(f"{plugin}.", where="use")
     if plugin is None:
-        raise RecipeError(f"there is no technique '{name}' for {area}.", where="use", fix=nearest(name, names(area)))
+        raise _unknown(area, name)
     return plugin
+
+
+_WRITTEN = {
+    "source": "Files and folders are written {use: files, path: my/folder}.",
+    "task": "A task of lm-eval's is written {use: lm_eval, tasks: [arc_easy]}, a file of questions {use: "
+    "multiple_choice, path: my.jsonl}.",
+}
+"""Area -> how what people write in place of a technique's name is written."""
+
+
+def _unknown(area: str, name: str) -> RecipeError:
+    fix = " ".join(filter(None, (nearest(name, names(area)), _WRITTEN.get(area))))
+    return RecipeError(f"there is no technique '{name}' for {area}.", where="use", fix=fix)
 
 
 def config_class(area: str, name: str) -> type[Config]:
@@ -161,7 +174,13 @@ def resolve(area: str, data: Any) -> Config:
     if not isinstance(data.get("use"), str):
         raise RecipeError("`use:` is missing; it names the technique.", fix="Known: " + ", ".join(names(area)) + ".")
     cls = _sketch(area, data["use"]) if _sketching.get() else config_class(area, data["use"])
-    return validate(cls, {k: v for k, v in data.items() if k != "use"})
+    try:
+        return validate(cls, {k: v for k, v in data.items() if k != "use"})
+    except UnknownField as err:
+        if err.where not in data:  # of a part, not the technique's own
+            raise
+        others = f"'{data['use']}' is what stands here; another is named by `use:`, and `tilth list {area}` lists them."
+        raise UnknownField(err.what, where=err.where, fix=f"{err.fix} {others}".strip()) from None
 
 
 _sketching: ContextVar[bool] = ContextVar("sketching", default=False)
@@ -180,7 +199,7 @@ def sketching() -> Iterator[None]:
 @functools.cache
 def _sketch(area: str, name: str) -> type[Config]:
     if name not in names(area):
-        raise RecipeError(f"there is no technique '{name}' for {area}.", where="use", fix=nearest(name, names(area)))
+        raise _unknown(area, name)
     return sketch(area, name, technique)
 
 

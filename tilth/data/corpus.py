@@ -50,7 +50,7 @@ from tilth.data import (
 )
 from tilth.data.curate import steps as steps_module
 from tilth.data.curate.steps import Signals
-from tilth.data.document import BATCH_BYTES, BATCH_DOCUMENTS, SCHEMA, Ledger, text_key
+from tilth.data.document import BATCH_BYTES, BATCH_DOCUMENTS, SCHEMA, Ledger, lost, text_key
 from tilth.data.holdout import LEAST_TAIL, RUN, Kept, Overlap, cut, hold_out, tail
 
 SPLITS = ("train", "held_out")
@@ -403,9 +403,7 @@ class NothingLeft(DataError):
 
     def __init__(self, name: str, account: dict[str, Any], field: str = "sources") -> None:
         self.name, self.account = name, account
-        lost = [f"{n:,} dropped by {reason}" for reason, n in account["by_step"].items()]
-        lost += [f"{n:,} quarantined as {reason}" for reason, n in account["quarantined"].items()]
-        found = f"of {account['in']:,} documents, {', '.join(lost)}" if account["in"] else "it holds no documents"
+        found = f"of {account['in']:,} documents, {lost(account)}" if account["in"] else "it holds no documents"
         judged = any(not reason.startswith("intake: ") for reason in account["by_step"])
         fix = "Loosen the step that dropped them, or name other files." if judged else "Name other files."
         super().__init__(f"nothing is left of this source: {found}.", where=f"corpus.{field}.{name}", fix=fix)

@@ -210,6 +210,12 @@ class Ledger:
         }
 
 
+def lost(account: Mapping[str, Any]) -> str:
+    """What became of the documents that an account does not keep, as one clause."""
+    taken = [f"{n:,} dropped by {reason}" for reason, n in account["by_step"].items()]
+    return ", ".join(taken + [f"{n:,} quarantined as {reason}" for reason, n in account["quarantined"].items()])
+
+
 def beside(account: Mapping[str, Any], most: int = 12) -> Iterator[str]:
     """Clauses on what an account counts beside its books: fields left empty, and files passed over by suffix."""
     for what, counts in (

@@ -21,7 +21,7 @@ from tilth.core.technique import use_name
 
 from .corpus import FOR_ENGINE, judge
 from .curate import steps as steps_module
-from .document import Ledger
+from .document import Ledger, lost
 
 MAX_BYTES = 2 << 20
 """Bytes of text that are looked at, over all sources."""
@@ -73,7 +73,7 @@ def glimpse(corpus: Corpus, max_bytes: int | None = None) -> dict[str, Part]:
                     ledger.read(name, batch.num_rows)
                     texts += judge(batch, steps, ledger, name, shared).column("text").to_pylist()
                 seen.append((texts, share, places))
-            parts[name] = _part(name, seen, corpus.holdout)
+            parts[name] = _part(name, seen, corpus.holdout, lost(ledger.to_dict()[name]))
     return parts
 
 
@@ -91,11 +91,11 @@ def _beginning(source: Any, ledger: Any, max_bytes: int) -> tuple[list[pa.Record
     return out, 1.0, 1
 
 
-def _part(name: str, seen: list[tuple[list[str], float | None, int]], holdout: Holdout) -> Part:
+def _part(name: str, seen: list[tuple[list[str], float | None, int]], holdout: Holdout, why: str) -> Part:
     texts = [t for found, _, _ in seen for t in found]
     if not texts:
         raise DataError(
-            "nothing of what was looked at of this source is kept.",
+            f"nothing of what was looked at of this source is kept: {why or 'it holds no documents'}.",
             where=f"corpus.sources.{name}",
             fix="`tilth run` reads all of it, and says why each document was dropped.",
         )

@@ -36,13 +36,14 @@ def write(run: Path) -> Path:
         raise DataError("there is no such run directory.", where=str(run))
     refuse_other_run(run, "training run")
     page, path = render(run), run / "report.html"
-    if path.exists() and not (run / "identity.json").exists():
+    held = Manifest(run)
+    if path.exists() and not (run / "identity.json").exists() and not held.lists(path.name):
         raise DataError(
             "there is a report here already, and no run it could be of (no identity.json).",
             where=str(path),
             fix="Move it away, if it is a run's; name a run's directory, if not.",
         )
-    if (held := Manifest(run)).lists(path.name):
+    if held.lists(path.name):
         with held.writing(path.name):
             write_whole(path, page)
     else:  # the run is going on, and lists its files when it ends
