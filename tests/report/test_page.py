@@ -185,6 +185,14 @@ def test_a_damaged_file_is_said_and_the_rest_stands(name: str, damage: bytes, ru
         assert name in gather(copy).notes
 
 
+def test_files_that_were_not_read_are_counted_whole(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    data = json.loads((copy / "data.json").read_text())
+    next(iter(data["sources"].values()))["passed_over"] = {".docx": 2, "hidden": 1, "x": "many"}
+    (copy / "data.json").write_text(json.dumps(data))
+    assert "3 files not read (.docx 2, hidden 1)" in page.render(copy)
+
+
 def test_damaged_lines_are_counted(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
     with (copy / "metrics.jsonl").open("a") as f:

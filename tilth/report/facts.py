@@ -14,7 +14,7 @@ from tilth.data.document import beside
 
 from . import words
 from .evaluation import View, scores
-from .files import Files, brief, flat, ints, mapping, rows, text
+from .files import Files, brief, flat, ints, mapping, rows, text, whole
 from .training import peak_memory, trained_tokens, training_rows, wall_seconds
 from .words import number
 
@@ -280,7 +280,7 @@ def source(name: str, counts: View, per_token: dict[str, float]) -> View:
         "tokens": words.count(counts.get("tokens_train")),
         "bytes_per_token": f"{per_token[visible(name)]:.2f}" if visible(name) in per_token else "–",
         "reasons": reasons,
-        "beside": list(beside({what: ints(counts.get(what)) for what in ("warnings", "passed_over")})),
+        "beside": list(beside({what: whole(counts.get(what)) for what in ("warnings", "passed_over")})),
     }
 
 

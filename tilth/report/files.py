@@ -153,6 +153,11 @@ def ints(value: Any) -> dict[str, float]:
     return {visible(k): n for k, v in mapping(value).items() if (n := number(v)) is not None}
 
 
+def whole(value: Any) -> dict[str, int]:
+    """Name -> count, of a mapping's entries that are numbers."""
+    return {name: int(n) for name, n in ints(value).items()}
+
+
 def brief(value: Any) -> str:
     """A value of an event in few characters: numbers rounded, mappings as 'name number'."""
     if isinstance(value, dict):
