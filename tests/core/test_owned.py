@@ -156,3 +156,18 @@ def test_what_lists_its_files_but_is_no_export_stays_as_it_is(target: Path, forc
     with pytest.raises(DataError, match="lists no export: a run, an import or data are kept here"):
         write(target, force, a="1")
     assert {p: p.read_bytes() for p in target.rglob("*") if p.is_file()} == before
+
+
+def test_a_part_of_a_run_is_not_written_into(target: Path) -> None:
+    run = target.parent
+    (run / "out").mkdir()
+    (run / "out" / "a").write_text("weights")
+    seal(run)
+    with pytest.raises(DataError, match="this is a part of"):
+        write(target, force=True, a="1")
+    assert content(target) == {"a": "weights"}
+    (target / "a").unlink()
+    write(target, a="1")
+    seal(run)  # as a run lists its export
+    write(target, a="2")
+    assert content(target) == {"a": "2"}

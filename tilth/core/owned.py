@@ -35,7 +35,9 @@ def replacing(target: Path, force: bool = False) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(target))  # a link to a place on a larger disk stays a link
     recover(target)
-    _refuse(target, [] if force else strangers(target))
+    foreign = strangers(target)
+    _refuse(target, [] if force else foreign)
+    _refuse_kept(target, foreign)
     sweep(target.parent)
     with scratch_dir(target) as aside:
         yield aside
@@ -98,6 +100,14 @@ def _refuse(target: Path, foreign: list[str]) -> None:
             where=str(target),
             fix="Name a new directory, move these away, or write beside them with `tilth export --force`: they stay.",
         )
+
+
+def _refuse_kept(target: Path, foreign: list[str]) -> None:
+    """Refuse a folder with files that the list of a directory above names, such as the weights of a run."""
+    for above in target.parents:
+        listed = Manifest(above)
+        if listed.path.is_file() and any(listed.lists((target / n).relative_to(above).as_posix()) for n in foreign):
+            raise DataError(f"this is a part of {above}.", where=str(target), fix="Name a new directory.")
 
 
 def _ours(file: Path, digest: str | None) -> bool:
