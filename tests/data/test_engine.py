@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tilth.core.errors import DataError, RecipeError
-from tilth.core.rundir import read_json
+from tilth.core.rundir import MARK, read_json
 from tilth.data.curate import rules as rules_module
 from tilth.data.engine import run as engine
 from tilth.data.engine import workers
@@ -263,6 +263,10 @@ def test_what_a_killed_run_left_is_made_again_where_it_is_damaged(tmp_path, monk
     monkeypatch.undo()
     for name in FLIPS:
         flip(tmp_path / "run" / name)
+    folders = [f for f in (tmp_path / "run").rglob("*") if f.is_dir() and f.parent != tmp_path / "run"]
+    for folder in folders:
+        (folder / f".00000.{MARK}00000000").mkdir()
+        (folder / f".00000.{MARK}00000000.lock").touch()
     said: list[str] = []
     engine.run(path, root=tmp_path, run_dir=tmp_path / "run", say=said.append, engine="inline")
     again = [line for line in said if "made again" in line]

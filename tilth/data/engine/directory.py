@@ -61,9 +61,9 @@ _OURS = ("read", "pass-*", "across-*", "documents", "tokens", "tokens-parts")
 
 
 def sweep(dir: Path) -> None:
-    """Remove what killed processes were making, where tasks make it. A worker may outlive the run that was killed: what
-    it is at stays."""
-    rundir.sweep(dir, *(f for pattern in _OURS for f in dir.glob(pattern)))
+    """Remove what killed processes were making, however deep tasks make it. A worker may outlive its killed run:
+    what it is at stays."""
+    rundir.sweep(dir, *(f for pattern in _OURS for f in dir.glob(f"{pattern}/**") if f.is_dir()))
 
 
 def claim(dir: Path, identity: dict[str, Any]) -> None:
