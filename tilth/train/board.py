@@ -117,7 +117,8 @@ class Board:
 
     def compare(self, what: str, asked: dict[str, Any]) -> None:
         """Wait until all ranks have said what they were asked, and raise RankError on all if it is not the same."""
-        self._post.append((f"{what}/{self.rank}", json.dumps(asked, ensure_ascii=False, default=str)))
+        mine = json.dumps(asked, ensure_ascii=False, default=str)
+        self._post.append((f"{what}/{self.rank}", mine))
         self._mine["asked"] = {**self._mine["asked"], what: content_hash(asked)}
 
         def said() -> dict[int, str]:
@@ -126,7 +127,9 @@ class Board:
 
         self._wait(lambda: len(said()) == len(self._heard) + 1)
         if len(set(said().values())) > 1:
-            details = {r: json.loads(self._store.get(f"{what}/{r}")) for r in sorted(said())}
+            # The own one may not be posted yet, and waiting for a key would keep the thread from posting it.
+            raw = {r: mine if r == self.rank else self._store.get(f"{what}/{r}") for r in sorted(said())}
+            details = {r: json.loads(text) for r, text in raw.items()}
             raise RankError(
                 "the processes were not asked the same: " + "; ".join(_differences(details)) + ".",
                 fix="Start all of them with the same command, versions and files.",
@@ -253,10 +256,11 @@ class Board:
 
     def _turn(self, last: bool) -> None:
         """Write the own record and read the others'."""
+        self._mine["beat"] += 1
+        mine = json.dumps(self._mine)  # before posting, so that what it names is there when it is read
         while self._post:
             self._store.set(*self._post.pop(0))
-        self._mine["beat"] += 1
-        self._store.set(str(self.rank), json.dumps(self._mine))
+        self._store.set(str(self.rank), mine)
         end = self._mine["end"]
         if last and end["kind"] not in ("left", "RankError") and self._said_by is None:
             key = "said/" + content_hash([end["kind"], end["said"]])
