@@ -76,7 +76,11 @@ OOM = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capaci
             71,
             "not enough",
         ),
-        (OSError(28, "No space left on device", "/full/file"), 74, "/full/file: No space left on device"),
+        (
+            OSError(28, "No space left on device", "/full/file"),
+            74,
+            "/full/file: no space left on device. Free some space",
+        ),
         (DataError("a name \x1b]0;x\x07 from a file."), 3, r"a name \x1b]0;x\x07 from a file."),
     ],
 )

@@ -202,7 +202,7 @@ def test_errors_of_recipes_are_sentences(tmp_path):
         engine.run(written(tmp_path, steps=["near"]), root=tmp_path, say=silent)
     with pytest.raises(RecipeError, match="one tier at a time"):
         load(written(tmp_path, promote={"L3": ["rules"]}))
-    with pytest.raises(RecipeError, match="no step uses 'gopher'"):
+    with pytest.raises(RecipeError, match="no step is 'gopher'"):
         load(written(tmp_path), ["steps.gopher.min_words=3"])
     assert load(written(tmp_path), ["steps.rules.min_chars=3"]).steps[0].min_chars == 3
     with pytest.raises(DataError, match="nothing is left: of 1 documents, 1 dropped by intake: empty"):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tilth.data import json_reading, parquet_reading
 from tilth.data.compression import chunks
 from tilth.data.fields import Unusable, check_id, check_text, date, metadata_json, side
-from tilth.data.json_reading import parse_object
+from tilth.data.json_reading import form, parse_object
 from tilth.data.pieces import can_cut, piece
 from tilth.data.reading import GRACE_BYTES, HEAD_BYTES, Limits, Unreadable, UnreadableFile, decode, records
 
@@ -485,3 +485,9 @@ def test_a_parquet_of_one_text_a_million_times_is_a_bomb(tmp_path):
         for row in parquet_reading.rows(path, "text", [], Limits(1 << 20, 200.0, 1 << 40)):
             seen += len(row.content["text"])
     assert seen <= GRACE_BYTES + 100_000
+
+
+def test_a_damaged_first_line_costs_itself_alone():
+    good = b'{"text": "b"}\n'
+    assert form(b'{}text": "a"}\n' + good) == form(b'{"text": "a"}}\n' + good) == "lines"
+    assert form(b'{"text":\n"a"}\n' + good) == form(b'{"text": "a"}{"text": "c"}\n' + good) == "items"

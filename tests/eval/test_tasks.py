@@ -239,7 +239,7 @@ def test_a_missing_or_damaged_pair_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.jsonl: this file cannot be read \(cannot be read: No such file"):
         minimal_pairs.read(tmp_path / "none.jsonl", None)
     (tmp_path / "torn.jsonl.zst").write_bytes(b"no zstd frame at all")
-    with pytest.raises(DataError, match="this file cannot be read"):
+    with pytest.raises(DataError, match="line 1: this line is not JSON"):
         minimal_pairs.read(tmp_path / "torn.jsonl.zst", None)
 
 

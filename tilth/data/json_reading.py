@@ -207,13 +207,14 @@ def form(head: bytes) -> Literal["lines", "items"]:
     if text[:1] != "{" or not newline or begins_with_a_line(head):
         return "lines"
     try:
-        json.JSONDecoder().raw_decode(text)
+        _, end = json.JSONDecoder().raw_decode(text)
     except json.JSONDecodeError as err:
         cut = err.msg.startswith("Unterminated string") and "\n" not in text[err.pos :]
         return "items" if rest.strip() and (cut or err.pos >= len(text.rstrip())) else "lines"
     except (ValueError, RecursionError):
         return "lines"
-    return "items"
+    behind = line[end:].lstrip(" \t\r,")
+    return "lines" if behind[:1] not in ("", "{") else "items"  # one damaged line costs itself alone
 
 
 def items(stream: Iterator[bytes], limits: Limits) -> Iterator[Record]:
