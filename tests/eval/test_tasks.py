@@ -246,7 +246,8 @@ def test_a_missing_or_damaged_pair_file_is_refused(tmp_path: Path) -> None:
 # ---- all tasks -----------------------------------------------------------------------------------------------------
 
 
-def test_evaluate_runs_a_recipes_tasks_and_tells(make_speaker) -> None:
+def test_evaluate_runs_a_recipes_tasks_and_tells(make_speaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")  # in a narrow terminal cells are folded
     names = ["bits_per_byte", {"use": "minimal_pairs", "limit": 3}, {"use": "minimal_pairs", "limit": 2}]
     said: list[str] = []
     result = evaluate(make_speaker(), Held, [technique.resolve("task", n) for n in names], say=said.append)
