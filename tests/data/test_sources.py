@@ -373,6 +373,19 @@ def test_missing_and_empty_sources_name_what_is_there(folder):
         config(folder / "*.txt").fingerprint()
 
 
+def test_objects_that_lost_the_line_break_between_them_are_read(folder, tmp_path):
+    """As `cat` leaves them where a file has no last line break."""
+    body = b'{"text": "\xc3\xa9"}\n{"text": "b"}{"text": "c"} {"text": "d"}\n{"text": "e"}{"text": 5}\n{"text": "f"}{"\n'
+    (folder / "a.jsonl").write_bytes(body)
+    documents, account, _ = read(config(folder), tmp_path)
+    assert [d["text"] for d in documents] == ["\u00e9", "b", "c", "d", "e"]
+    assert [json.loads(body[d["start"] : d["stop"]])["text"] for d in documents] == [d["text"] for d in documents]
+    assert sum(account["quarantined"].values()) == 2  # text that is a number, and a line that is no object
+    (folder / "a.jsonl").write_bytes(b'{"text": "b"}{"text": "c"}\n{"text": "d"}\n{\n')
+    documents, account, _ = read(config(folder), tmp_path)
+    assert [d["text"] for d in documents] == ["b", "c", "d"] and sum(account["quarantined"].values()) == 1
+
+
 def test_the_first_fault_can_stop_the_run(folder, tmp_path):
     (folder / "a.jsonl").write_bytes(lines({"text": "a"}) + b"{\n")
     with pytest.raises(DataError) as err:
@@ -392,6 +405,22 @@ def _is_good(line: bytes) -> bool:
     values = [v for k, v in pairs if k == "text"]
     keys = [k for k, _ in pairs]
     return len(set(keys)) == len(keys) and len(values) == 1 and type(values[0]) is str and "\0" not in values[0] + text
+
+
+def _parts(line: bytes) -> list[bytes]:
+    """The line, or, where objects lost the line break between them, each: a brace closes and another opens at depth 0."""
+    depth, quoted, escaped, cuts = 0, False, False, [0]
+    for at, c in enumerate(line):
+        if escaped or (quoted and c == 0x5C):
+            escaped = not escaped
+        elif c == 0x22:
+            quoted = not quoted
+        elif not quoted and c in b"{}":
+            if c == 0x7B and depth == 0 and line[:at].strip():
+                cuts.append(at)
+            depth += 1 if c == 0x7B else -1
+    parts = [line[a:b].strip(b" \t\r,") for a, b in zip(cuts, [*cuts[1:], len(line)], strict=True)]
+    return parts if len(parts) > 1 and all(map(_is_object, parts)) else [line]
 
 
 MUTATION = st.tuples(
@@ -417,6 +446,7 @@ def test_mutated_lines_are_rejected_exactly(rows, mutations, packing, tmp_path_f
     (folder / f"a.jsonl{suffix}").write_bytes(pack(body))
     documents, account, _ = read(config(folder), tmp_path_factory.mktemp("q"))
     whole = [line for line in body.split(b"\n") if line.strip(b" \t\r\x0b\x0c\x1c\x1d\x1e\x1f")]
+    whole = [part for line in whole for part in _parts(line)]
     good = [json.loads(line)["text"] for line in whole if _is_good(line)]
     good = [text.replace("\r\n", "\n").replace("\r", "\n") for text in good if _encodes(text)]
     assert [d["text"] for d in documents] == [text for text in good if text.strip()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -139,11 +140,13 @@ def piece(path: File, limits: Limits, start: int, stop: int) -> Iterator[Row]:
 
 
 def begins_with_a_line(head: bytes) -> bool:
-    """Whether the first line of a file is an object by itself, so that the file may be read from its middle on."""
+    """Whether the first line of a file is an object by itself, or several, so that the file may be read from its middle on."""
     first = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")[0]
     try:
-        return isinstance(json.loads(first), dict)
-    except (ValueError, RecursionError):
+        return isinstance(json.loads(first), dict) or bool(joined(first))
+    except ValueError:
+        return bool(joined(first))
+    except RecursionError:
         return False
 
 
@@ -166,8 +169,31 @@ def _parsed(found: Iterator[Record], unit: str, limits: Limits) -> Iterator[Row]
         except UnreadableFile:
             raise
         except Unreadable as err:
+            if err.reason == "not JSON" and (spans := joined(data)):
+                joints = (Record(number, data[a:b], False, start + a, start + b) for a, b in spans)
+                yield from _parsed(joints, unit, limits)
+                continue
             content, data = err, data[:HEAD_BYTES]
         yield Row(content, warnings, data, number, unit, start, stop)
+
+
+def joined(line: bytes) -> list[tuple[int, int]]:
+    """Where the objects of a line lie that lost its line breaks, as when files without a last one are put together; empty if
+    it is anything else."""
+    raw, spans, at, where = line.decode("utf-8", "replace"), [], 0, 0
+    between = re.compile(r"[\s,\ufeff]*")
+    parser = json.JSONDecoder()
+    while (begin := between.match(raw, at).end()) < len(raw):  # type: ignore[union-attr]
+        try:
+            value, end = parser.raw_decode(raw, begin)
+        except (ValueError, RecursionError):
+            return []
+        if not isinstance(value, dict):
+            return []
+        where += len(raw[at:begin].encode())
+        spans.append((where, where := where + len(raw[begin:end].encode())))
+        at = end
+    return spans if len(spans) > 1 else []
 
 
 def _settled(found: Iterator[Row], unit: str) -> Iterator[Row]:
@@ -213,8 +239,8 @@ def form(head: bytes) -> Literal["lines", "items"]:
         return "items" if rest.strip() and (cut or err.pos >= len(text.rstrip())) else "lines"
     except (ValueError, RecursionError):
         return "lines"
-    behind = line[end:].lstrip(" \t\r,")
-    return "lines" if behind[:1] not in ("", "{") else "items"  # one damaged line costs itself alone
+    over = end > len(line) or line[end:].strip() == ","
+    return "items" if over else "lines"  # one damaged line costs itself alone
 
 
 def items(stream: Iterator[bytes], limits: Limits) -> Iterator[Record]:
