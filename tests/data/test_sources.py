@@ -375,7 +375,8 @@ def test_missing_and_empty_sources_name_what_is_there(folder):
 
 def test_objects_that_lost_the_line_break_between_them_are_read(folder, tmp_path):
     """As `cat` leaves them where a file has no last line break."""
-    body = b'{"text": "\xc3\xa9"}\n{"text": "b"}{"text": "c"} {"text": "d"}\n{"text": "e"}{"text": 5}\n{"text": "f"}{"\n'
+    body = b'{"text": "\xc3\xa9"}\n{"text": "b"}{"text": "c"} {"text": "d"}\n'
+    body += b'{"text": "e"}{"text": 5}\n{"text": "f"}{"\n'
     (folder / "a.jsonl").write_bytes(body)
     documents, account, _ = read(config(folder), tmp_path)
     assert [d["text"] for d in documents] == ["\u00e9", "b", "c", "d", "e"]
@@ -408,7 +409,7 @@ def _is_good(line: bytes) -> bool:
 
 
 def _parts(line: bytes) -> list[bytes]:
-    """The line, or, where objects lost the line break between them, each: a brace closes and another opens at depth 0."""
+    """The line, or its objects where they lost the line break between them: another brace opens at depth 0."""
     depth, quoted, escaped, cuts = 0, False, False, [0]
     for at, c in enumerate(line):
         if escaped or (quoted and c == 0x5C):

@@ -140,7 +140,7 @@ def piece(path: File, limits: Limits, start: int, stop: int) -> Iterator[Row]:
 
 
 def begins_with_a_line(head: bytes) -> bool:
-    """Whether the first line of a file is an object by itself, or several, so that the file may be read from its middle on."""
+    """Whether the first line of a file is an object, or several: the file may then be read from its middle on."""
     first = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")[0]
     try:
         return isinstance(json.loads(first), dict) or bool(joined(first))
@@ -178,8 +178,8 @@ def _parsed(found: Iterator[Record], unit: str, limits: Limits) -> Iterator[Row]
 
 
 def joined(line: bytes) -> list[tuple[int, int]]:
-    """Where the objects of a line lie that lost its line breaks, as when files without a last one are put together; empty if
-    it is anything else."""
+    """Where the objects of a line lie that lost the line breaks between them, as when files without a last one are put
+    together; empty if it is anything else."""
     raw, spans, at, where = line.decode("utf-8", "replace"), [], 0, 0
     between = re.compile(r"[\s,\ufeff]*")
     parser = json.JSONDecoder()
