@@ -4,7 +4,7 @@
 
 Task: pieces of 80 characters, from the encyclopaedia or from books, split by document. fastText (its own wheel, one
 thread, DCLM's settings) reads the same training lines; its weights are then loaded into tilth's scorer, which must give
-fastText's own probabilities. `--golden` prints the numbers that tests/data/test_classifier.py holds.
+fastText's own probabilities. `--golden` prints the numbers that tests/data/signal/test_classifier.py holds.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def write_batches(shape: dict[str, int], root: Path, path: Path) -> None:
 
     from tilth import job
     from tilth.core import recipe as recipes
-    from tilth.data.sampler import Sampler
+    from tilth.data.feed.sampler import Sampler
 
     recipe = recipes.load(ROOT / "recipes/first.yaml", overrides(shape)).recipe
     stores = {n: s["train"] for n, s in job.prepare(recipe, root / ".cache", print).stores.items()}

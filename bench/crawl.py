@@ -173,7 +173,7 @@ def _rejoined(text: str) -> str:
 def _standard_library() -> dict[str, list[str]]:
     import sysconfig
 
-    from tilth.data.python_text import Module
+    from tilth.data.text.python import Module
 
     root = Path(sysconfig.get_path("stdlib"))
     skip = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "lib2to3", "_bundled"}

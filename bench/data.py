@@ -98,7 +98,7 @@ _CONFIGS: list[Any] = []
 def _warm() -> None:
     """Build every technique, and so its kernels, before processes are forked."""
     from tilth.core.technique import resolve
-    from tilth.data.curate import steps
+    from tilth.data.engine import steps
 
     if not _STEPS:
         names = [rule if isinstance(rule, str) else rule["signals"][0] for rule in RULES]
@@ -114,8 +114,8 @@ def _judge_files(files: list[str]) -> dict[str, Any]:
     import tempfile
 
     from tilth.core.technique import resolve
-    from tilth.data.curate import steps
     from tilth.data.document import Ledger
+    from tilth.data.engine import steps
 
     counts: dict[str, Any] = {"documents": 0, "columns": 0} | {name: 0 for name, _ in _STEPS} | {"all": 0}
     counts |= {f"cpu {what}": 0.0 for what in ("read", "signals", "verdicts")}
@@ -184,7 +184,7 @@ def tokens(folder: Path, work: Path, tokenizer: str) -> dict[str, Any]:
 def whole(folder: Path, work: Path, tokenizer: str) -> dict[str, Any]:
     """Everything."""
     from tilth.core.technique import dump, resolve
-    from tilth.data.curate import steps
+    from tilth.data.engine import steps
 
     wanted = {steps.signal_key(c): dump(c) for rule in RULES for c in steps.needs(resolve("curate", rule).build())}
     kept = [*wanted.values(), *SIGNALS]

@@ -126,8 +126,8 @@ def corpora() -> Iterator[tuple[str, list[str]]]:
 def verdicts(texts: list[str]) -> list[dict[str, str]]:
     """What tilth says of each text, in the form of `peer`."""
     from tilth.core.technique import resolve
-    from tilth.data.curate.steps import Signals, judge
     from tilth.data.document import Document, batches
+    from tilth.data.engine.steps import Signals, judge
     from tilth.data.native import text as native
 
     steps = {name: resolve("curate", name.removesuffix("_fineweb")).build() for name in FILTERS}

@@ -131,7 +131,7 @@ def _read(path: Path) -> Any:
 def _sketch(path: Path, to: Path) -> None:
     import pyarrow.parquet as pq
 
-    from tilth.data.engine.across import SKETCH
+    from tilth.data.across.space import SKETCH
 
     step, first, writer = _step(), 0, None
     to.mkdir(parents=True)
@@ -159,7 +159,7 @@ def _judge(path: Path, part: int, space: Any, to: Path) -> None:
 
 def ours(pool: Any, folder: Path, work: Path) -> tuple[dict[str, float], Any]:
     """Seconds of each stage, and the space with the clusters."""
-    from tilth.data.engine.across import Space
+    from tilth.data.across.space import Space
 
     files = sorted(folder.glob("*.jsonl.zst"))
     space = Space(work / "space", tuple(work / "parts" / f"{i:05d}" for i in range(len(files))))

@@ -106,9 +106,9 @@ def tilth_shards(work: Path, out: Path) -> Callable[[], tuple[float, str]]:
     """Parquet to one token store by two worker processes of the engine, which start within the time taken."""
     from tilth.data.engine import workers
     from tilth.data.engine.recipe import Pack
-    from tilth.data.engine.tokens import assemble, tasks
-    from tilth.data.store import TokenStore
-    from tilth.data.tokenizer import Tokenizer
+    from tilth.data.tokens.store import TokenStore
+    from tilth.data.tokens.tokenizer import Tokenizer
+    from tilth.data.tokens.writing import assemble, tasks
 
     Tokenizer.load(work / "tokenizer").encode("compiled before")
     workers.STARTING_SECONDS = 0.0
@@ -130,7 +130,7 @@ def tilth_shards(work: Path, out: Path) -> Callable[[], tuple[float, str]]:
 
 def tilth_encode(work: Path, out: Path) -> Callable[[], tuple[float, str]]:
     """Texts in memory to ids."""
-    from tilth.data.tokenizer import Tokenizer
+    from tilth.data.tokens.tokenizer import Tokenizer
 
     texts = documents(work)
     tokenizer = Tokenizer.load(work / "tokenizer")

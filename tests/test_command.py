@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from tilth import job
 from tilth.command import Json, verb
-from tilth.core import signals
+from tilth.core import stopping
 from tilth.core.errors import DataError, OutOfMemory
 from tilth.core.rundir import read_json
 from tilth.report.live import console
@@ -31,7 +31,7 @@ from tilth.train.session import Session
 def _own_folder_and_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("TILTH_DEBUG", raising=False)
-    before = {n: signal.getsignal(n) for n in signals.STOPPING}
+    before = {n: signal.getsignal(n) for n in stopping.STOPPING}
     hear()
     yield
     for number, handler in before.items():
@@ -40,7 +40,7 @@ def _own_folder_and_handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def hear() -> None:
     """The handlers of a fresh Python, whatever the parent ignores and a verb left that was about to end its process."""
-    for number in signals.STOPPING:
+    for number in stopping.STOPPING:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 

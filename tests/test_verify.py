@@ -153,7 +153,7 @@ def test_a_failure_carries_the_results_of_every_proof(
 
 
 def test_data_fails_when_a_sample_comes_twice(tiny_recipe: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tilth.data import sampler
+    from tilth.data.feed import sampler
 
     plain = sampler.Sampler.refs
     monkeypatch.setattr(sampler.Sampler, "refs", lambda self, step: plain(self, max(step, 1)))

@@ -80,7 +80,8 @@ def signals(
 ) -> Any:
     """Compute every signal the steps read of every document, drop nothing, and show how they are distributed."""
     from tilth.data.engine import run as engine_run
-    from tilth.data.engine import signals as tables
+
+    from .data.engine import distributions as tables
 
     out = console_for(json_output)
     finished = _reported(

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
-from tilth.core import ranks, signals
+from tilth.core import ranks, stopping
 from tilth.core.errors import DiskError, Interrupted, TilthError
 from tilth.core.text import visible
 
@@ -58,9 +58,9 @@ def verb(
             if hasattr(sys.stdout, "reconfigure"):  # text from data may hold what the terminal's encoding lacks
                 sys.stdout.reconfigure(errors="backslashreplace")
             try:
-                with signals.Interrupt(raising=True) if goes_on else contextlib.nullcontext():
+                with stopping.Interrupt(raising=True) if goes_on else contextlib.nullcontext():
                     data = fn(*args, **_named(fn, kwargs))
-            except signals.Stopped as err:
+            except stopping.Stopped as err:
                 stopped = Interrupted(f"{err}: stopped.", fix="The same command goes on from what is finished.")
                 _end(stopped, said or name, as_json)
             except (typer.Exit, typer.Abort, typer.BadParameter):
@@ -95,7 +95,7 @@ def _named(fn: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
 def _end(err: Exception, name: str, as_json: bool) -> NoReturn:
     """Say an error to a person or a program, and leave with its exit code."""
     if isinstance(err, Interrupted):
-        signals.ignore()
+        stopping.ignore()
     if os.environ.get("TILTH_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(err)
     facts = _as_dict(err, name)

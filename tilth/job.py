@@ -34,13 +34,11 @@ from tilth.core.protocols import NamedParam
 from tilth.core.recipe import Recipe, Resolved
 from tilth.core.record import Record, claim, trained
 from tilth.core.rundir import RunDir, read_json, read_rows, sweep, whole_dir, write_json, write_whole
-from tilth.core.signals import Interrupt, Stopped
+from tilth.core.stopping import Interrupt, Stopped
 from tilth.core.streams import key as stream_key
 from tilth.core.technique import dump, resolve, use_name
 from tilth.data.corpus import Documents, NothingLeft, documents_key
 from tilth.data.corpus import prepare as prepare_documents
-from tilth.data.store import TokenStore, write_stores
-from tilth.data.tokenizer import Tokenizer
 from tilth.eval import bits_per_byte
 from tilth.eval.evaluate import evaluate as run_tasks
 from tilth.eval.evaluate import figures, tell
@@ -52,6 +50,9 @@ from tilth.train.learner import equip
 from tilth.train.plan import Machine, Plan, count, plan, remember, shape
 from tilth.train.session import Session, Setting
 from tilth.train.world import World
+
+from .data.tokens.store import TokenStore, write_stores
+from .data.tokens.tokenizer import Tokenizer
 
 GENERATION = "generation_config.json"
 ORIGIN = "origin.json"

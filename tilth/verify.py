@@ -31,12 +31,13 @@ from tilth.core.rundir import read_json, read_rows, scratch_dir, sweep, write_wh
 from tilth.core.technique import dump, resolve, use_name
 from tilth.core.text import visible
 from tilth.data.corpus import Documents
-from tilth.data.store import TokenStore
 from tilth.report.live import Console, console
 from tilth.schedule.phases import Length, in_steps
 from tilth.train.learner import Learner, World, equip
 from tilth.train.plan import Plan, StagePlan, plan
 from tilth.train.store import Store, check_files
+
+from .data.tokens.store import TokenStore
 
 
 @dataclass

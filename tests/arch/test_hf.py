@@ -18,7 +18,7 @@ from tilth.arch.hf import compare
 from tilth.arch.hf.families import FAMILIES, meaning
 from tilth.arch.hf.reading import read_config
 from tilth.core.errors import DataError, ProofFailed
-from tilth.data.tokenizer import Tokenizer
+from tilth.data.tokens.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.set_verbosity_error()

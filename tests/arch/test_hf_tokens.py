@@ -18,7 +18,7 @@ from tilth.arch.decoder import Config
 from tilth.arch.hf import tokens
 from tilth.core.errors import DataError, ProofFailed
 from tilth.core.sample_texts import sample_texts
-from tilth.data.tokenizer import Tokenizer
+from tilth.data.tokens.tokenizer import Tokenizer
 from tilth.eval.speaker import Speaker
 
 transformers = pytest.importorskip("transformers")

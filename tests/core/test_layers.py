@@ -150,7 +150,7 @@ def test_urls_and_absolute_paths_stay(base: Path, path: str) -> None:
 
 
 def test_a_pattern_below_a_folder_with_brackets_in_its_name(tmp_path: Path) -> None:
-    from tilth.data.finding import find
+    from tilth.data.read.files import find
 
     folder = tmp_path / "run [1]"
     folder.mkdir()

@@ -12,7 +12,7 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tilth.arch.decoder import Config
-from tilth.data.tokenizer import Tokenizer
+from tilth.data.tokens.tokenizer import Tokenizer
 from tilth.eval.speaker import Speaker
 
 TEXT = (Path(__file__).parents[2] / "tilth" / "core" / "recipe.py").read_text(encoding="utf-8")

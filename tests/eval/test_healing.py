@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tilth.core.technique import resolve
-from tilth.data.tokenizer import Tokenizer
+from tilth.data.tokens.tokenizer import Tokenizer
 from tilth.eval.healing import Healer, token_bytes
 from tilth.eval.sampling import Sampling
 from tilth.eval.speaker import Speaker

@@ -16,7 +16,7 @@ pytest.importorskip("lm_eval")
 from lm_eval.api.instance import Instance
 
 from tilth.core.errors import DataError, RecipeError
-from tilth.data.tokenizer import Tokenizer
+from tilth.data.tokens.tokenizer import Tokenizer
 from tilth.eval import contexts, lm_eval_tasks, multiple_choice
 from tilth.eval import lm_eval as harness_task
 from tilth.eval.evaluate import figures, tell

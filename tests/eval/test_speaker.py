@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilth.core.errors import DataError
-from tilth.data.tokenizer import Tokenizer
+from tilth.data.tokens.tokenizer import Tokenizer
 from tilth.eval.sampling import Sampling
 from tilth.eval.speaker import Speaker, windows
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tilth.core import technique
 from tilth.core.errors import DataError, RecipeError
-from tilth.data.tokenizer import Tokenizer
+from tilth.data.tokens.tokenizer import Tokenizer
 from tilth.eval import bits_per_byte, minimal_pairs, rows
 from tilth.eval.asked import parse
 from tilth.eval.bits_per_byte import draw, ratio

@@ -53,7 +53,7 @@ def test_every_arm_and_seed_has_an_outcome_in_order(outcomes: list[Outcome]) -> 
 
 def test_the_loss_is_the_bits_in_other_units(outcomes: list[Outcome], root: Path) -> None:
     """Nats per token times tokens is bits per byte times bytes: counted here from the tokenizer itself."""
-    from tilth.data.tokenizer import Tokenizer
+    from tilth.data.tokens.tokenizer import Tokenizer
 
     run = root / outcomes[0].run
     domains = read_json(run / "eval.json")["bits_per_byte"]["domains"]

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from tilth.core.errors import CheckpointError
-from tilth.core.signals import Interrupt
+from tilth.core.stopping import Interrupt
 from tilth.train import shards
 from tilth.train.store import Store
 from tilth.train.world import World

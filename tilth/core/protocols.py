@@ -80,7 +80,7 @@ class CurateStep(Protocol):
     """A curation step's configuration."""
 
     def build(self) -> Any:
-        """One of three kinds of object (`tilth.data.curate.steps` tells them apart and runs them):
+        """One of three kinds of object (`tilth.data.engine.steps` tells them apart and runs them):
 
         of documents  `judge(batch, signals) -> Verdicts`, a pure function of each document by itself; `signals` is a
                       record batch of the columns of the techniques it lists in `needs` (area signal), row for row;
@@ -88,7 +88,7 @@ class CurateStep(Protocol):
         in order      `judge(batch) -> Verdicts` is called on all batches in order and keeps state (`ordered = True`);
                       for small corpora in one process
         across        `sketch`, `rounds` and `judge`: sees all documents at once through small records of each
-                      (`tilth.data.engine.across`)
+                      (`tilth.data.across.space`)
 
         It may also have `notices`, sentences said before anything is read, and `account(run) -> dict`, what it has to
         say of a finished data run besides its decisions: plain data for the ledger, under its label.
@@ -111,7 +111,7 @@ class ExtractSpec(Protocol):
 
     def build(self) -> Any:
         """An object with `extract(html, url) -> str`: HTML as text in, the page's text out, "" where there is none. It
-        raises tilth.data.reading.Unreadable for a page it refuses; the reason drops the page."""
+        raises tilth.data.read.reading.Unreadable for a page it refuses; the reason drops the page."""
 
 
 class TokenizerSpec(Protocol):

@@ -29,29 +29,37 @@ from tilth.core.manifest import Entry, Manifest, intact, seal
 from tilth.core.recipe import Corpus
 from tilth.core.rundir import read_json, sweep, whole_dir, write_json
 from tilth.core.technique import dump, use_name
-from tilth.data import (
+from tilth.data.document import BATCH_BYTES, BATCH_DOCUMENTS, SCHEMA, Ledger, lost, text_key
+from tilth.data.holdout import LEAST_TAIL, RUN, Kept, Overlap, cut, hold_out, tail
+
+from . import document, holdout
+from .engine import steps as steps_module
+from .engine.steps import Signals
+from .read import (
     charset,
     compression,
     cutting,
-    document,
     fields,
-    finding,
     headers,
-    holdout,
     http_message,
     hub_files,
-    json_reading,
-    parquet_reading,
     pieces,
     prescan,
-    python_text,
     reading,
-    warc_reading,
 )
-from tilth.data.curate import steps as steps_module
-from tilth.data.curate.steps import Signals
-from tilth.data.document import BATCH_BYTES, BATCH_DOCUMENTS, SCHEMA, Ledger, lost, text_key
-from tilth.data.holdout import LEAST_TAIL, RUN, Kept, Overlap, cut, hold_out, tail
+from .read import (
+    files as finding,
+)
+from .read import (
+    json_rows as json_reading,
+)
+from .read import (
+    parquet_rows as parquet_reading,
+)
+from .read import (
+    warc as warc_reading,
+)
+from .text import python as python_text
 
 SPLITS = ("train", "held_out")
 FOR_ENGINE = "It is for `tilth data run`, whose result the source `curated` reads."

@@ -20,8 +20,8 @@ from tilth.core.recipe import Corpus, Holdout
 from tilth.core.technique import use_name
 
 from .corpus import FOR_ENGINE, judge
-from .curate import steps as steps_module
 from .document import Ledger, lost
+from .engine import steps as steps_module
 
 MAX_BYTES = 2 << 20
 """Bytes of text that are looked at, over all sources."""

@@ -11,8 +11,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
-from tilth.data.native.bpe import alphabet
-from tilth.data.tokenizer import Tokenizer
+from tilth.data.tokens.bpe_native import alphabet
+from tilth.data.tokens.tokenizer import Tokenizer
 
 MOST = 16
 """Tokens that are taken back at most."""

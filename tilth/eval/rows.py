@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tilth.core.errors import DataError
-from tilth.data.compression import chunks
-from tilth.data.reading import Limits, Unreadable, records
+from tilth.data.read.compression import chunks
+from tilth.data.read.reading import Limits, Unreadable, records
 
 MAX_LINE = 1 << 20
 """Bytes of one line; a longer one is no item of a task."""

@@ -26,7 +26,7 @@ from tilth.arch.hf.reading import end_tokens
 from tilth.core import progress
 from tilth.core.config import validate
 from tilth.core.errors import DataError
-from tilth.data.tokenizer import Tokenizer
+from tilth.data.tokens.tokenizer import Tokenizer
 
 from .healing import Healer
 from .sampling import Sampling

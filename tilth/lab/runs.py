@@ -537,7 +537,7 @@ def _stop(children: Sequence[_Child]) -> None:
 def _on_processes(todo: list[_Run], workers: int, progress: _Progress) -> None:
     import torch
 
-    from tilth.core.signals import Interrupt
+    from tilth.core.stopping import Interrupt
 
     children: list[_Child] = []
     waiting = list(reversed(todo))
@@ -577,7 +577,7 @@ def _on_ray(todo: list[_Run], workers: int, progress: _Progress) -> None:
         ) from None
     import torch
 
-    from tilth.core.signals import Interrupt
+    from tilth.core.stopping import Interrupt
 
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine unasked

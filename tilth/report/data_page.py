@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 
 from tilth.core.rundir import write_whole
 from tilth.core.text import bare_urls
-from tilth.data.curate.rulebook import Rule, Rulebook, limit_of, numbers
+from tilth.data.across.files import read, sound
 from tilth.data.document import beside, excerpt
-from tilth.data.engine.files import read, sound
 from tilth.data.engine.ledger import funnel
 from tilth.data.engine.result import Result
+from tilth.data.engine.rulebook import Rule, Rulebook, limit_of, numbers
 
 from .page import HERE, digest, environment
 from .words import count, percent

@@ -16,8 +16,8 @@ from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.core.recipe import Recipe
 from tilth.data.glimpse import Part, glimpse
-from tilth.data.store import Framing
-from tilth.data.tokenizer import Tokenizer
+from tilth.data.tokens.store import Framing
+from tilth.data.tokens.tokenizer import Tokenizer
 
 LEARN_BYTES = 1 << 20
 """About as much text a tokenizer is learned from, which takes most of the time."""

@@ -22,8 +22,8 @@ from tilth.core.hashing import content_hash
 from tilth.core.recipe import Recipe, Stage
 from tilth.core.rundir import Count, Rows, read_rows
 from tilth.core.technique import dump
-from tilth.data.sampler import Sampler, Tokens
-from tilth.data.store import TokenStore
+from tilth.data.feed.sampler import Sampler, Tokens
+from tilth.data.tokens.store import TokenStore
 
 from . import sizes
 

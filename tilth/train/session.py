@@ -22,7 +22,7 @@ from tilth.core.errors import CheckpointError, DivergedError, Interrupted
 from tilth.core.hashing import content_hash
 from tilth.core.recipe import Recipe
 from tilth.core.rundir import Rows, RunDir, read_rows, write_whole
-from tilth.core.signals import Interrupt
+from tilth.core.stopping import Interrupt
 from tilth.report.live import Console
 
 from . import meter

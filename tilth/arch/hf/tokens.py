@@ -26,7 +26,7 @@ _QWEN2 = (
 
 
 class Tokenizer(Protocol):
-    """What an export needs of a tokenizer (`tilth.data.tokenizer`)."""
+    """What an export needs of a tokenizer (`tilth.data.tokens.tokenizer`)."""
 
     vocab_size: int
     bos_id: int | None

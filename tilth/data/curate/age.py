@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.technique import technique
-from tilth.data.curate.rulebook import Rule, Rulebook
+from tilth.data.engine.rulebook import Rule, Rulebook
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ CARD = {
     "paper": "arXiv:2305.13169",
     "claim": "Keeps exactly the documents of the years from `min_year` to `max_year`.",
     "baseline": "",
-    "check": "Years on both sides of each limit (tests/data/test_attributes.py).",
+    "check": "Years on both sides of each limit (tests/data/signal/test_attributes.py).",
     "needs": ["signal.age"],
     "excludes": [],
 }

@@ -29,7 +29,7 @@ CARD = {
     "paper": "arXiv:2407.06380",
     "claim": "Keeps of each label the share asked for, the same documents whatever else is in the corpus.",
     "baseline": "",
-    "check": "Shares within a binomial interval (tests/data/test_attributes.py).",
+    "check": "Shares within a binomial interval (tests/data/signal/test_attributes.py).",
     "needs": ["signal.attributes"],
     "excludes": [],
 }

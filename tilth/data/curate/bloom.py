@@ -26,18 +26,18 @@ from pydantic import Field
 from tilth.core.config import Config as BaseConfig
 from tilth.core.protocols import Edit, Verdicts
 from tilth.core.rundir import write_json
-from tilth.data.engine.tasks import Task
+from tilth.data.across.tasks import Task
 from tilth.data.native.bloom import Filter, items, rate, size
 
 if TYPE_CHECKING:
-    from tilth.data.engine.across import Space
+    from tilth.data.across.space import Space
 
 CARD = {
     "title": "Paragraphs by a Bloom filter",
     "paper": "arXiv:2406.11794",
     "claim": "Cuts each line whose n-grams mostly stood before in its shard; others at the stated rate only.",
     "baseline": "curate.paragraphs",
-    "check": "Cuts equal those of a set of n-grams; the rate is the formula's (tests/data/test_bloom.py).",
+    "check": "Cuts equal those of a set of n-grams; the rate is the formula's (tests/data/curate/test_bloom.py).",
     "needs": [],
     "excludes": [],
 }

@@ -16,7 +16,7 @@ from pydantic import Field
 from tilth.core.config import Config as BaseConfig
 from tilth.core.protocols import Edit, Verdicts
 from tilth.core.technique import resolve
-from tilth.data.curate.rulebook import Rule, Rulebook
+from tilth.data.engine.rulebook import Rule, Rulebook
 from tilth.data.native import text
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ CARD = {
     "paper": "arXiv:1910.10683",
     "claim": "Lines that are no sentences are taken out; pages of too few others, of filler or of code are left out.",
     "baseline": "",
-    "check": "Verdict, reason and text equal DataTrove's at planted limits (tests/data/test_text_signals.py) and on "
+    "check": "Verdict, reason and text equal DataTrove's at planted limits"
+    " (tests/data/signal/test_text_signals.py) and on "
     "the shared corpora (bench/data_agreement.py).",
     "needs": [],
     "excludes": [],

@@ -13,15 +13,15 @@ from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.technique import resolve
-
-from .rulebook import Rule, Rulebook
+from tilth.data.engine.rulebook import Rule, Rulebook
 
 CARD = {
     "title": "Code quality rules",
     "paper": "arXiv:2305.06161",
     "claim": "Leaves out minified, generated and misnamed source files.",
     "baseline": "",
-    "check": "Files planted on either side of each limit are judged as written (tests/data/test_code_signals.py).",
+    "check": "Files planted on either side of each limit are judged as written"
+    " (tests/data/signal/test_code_signals.py).",
     "needs": ["signal.code"],
     "excludes": [],
 }

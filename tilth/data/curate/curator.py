@@ -11,15 +11,14 @@ from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.technique import resolve
-
-from .rulebook import Rule, Rulebook
+from tilth.data.engine.rulebook import Rule, Rulebook
 
 CARD = {
     "title": "NeMo Curator's heuristic cascade",
     "paper": "https://github.com/NVIDIA/NeMo-Curator",
     "claim": "Curator's English cascade over signals, with the first rule that fails as the reason.",
     "baseline": "",
-    "check": "Texts planted on either side of each limit are judged as written (tests/data/test_curator.py).",
+    "check": "Texts planted on either side of each limit are judged as written (tests/data/signal/test_curator.py).",
     "needs": ["signal.curator"],
     "excludes": [],
 }

@@ -41,20 +41,20 @@ from pydantic import Field
 from tilth.core.config import Config as BaseConfig
 from tilth.core.located import Located
 from tilth.core.protocols import Edit, Verdicts
+from tilth.data.engine import steps
 from tilth.data.native import minhash, ngrams
 from tilth.data.native.buffers import texts
 from tilth.data.native.ngrams import Word
-
-from . import evaluation, items, steps
-from .evaluation import RULES, Action, Met, Span
-from .items import EvalSet, Item
+from tilth.data.text import evaluation, items
+from tilth.data.text.evaluation import RULES, Action, Met, Span
+from tilth.data.text.items import EvalSet, Item
 
 CARD = {
     "title": "Decontamination by n-grams",
     "paper": "arXiv:2005.14165",
     "claim": "Finds every document that shares an n-gram with an evaluation item, and says which and where.",
     "baseline": "",
-    "check": "Hits equal those of a comparison of all n-grams of all texts (tests/data/test_decontaminate.py).",
+    "check": "Hits equal those of a comparison of all n-grams of all texts (tests/data/curate/test_decontaminate.py).",
     "needs": [],
     "excludes": [],
 }

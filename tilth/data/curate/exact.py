@@ -27,7 +27,7 @@ CARD = {
     "paper": "arXiv:2107.06499",
     "claim": "Each distinct normalised text is kept exactly once, the first time it is met.",
     "baseline": "",
-    "check": "Survivors equal those of a dictionary over normalised texts (tests/data/test_curate.py).",
+    "check": "Survivors equal those of a dictionary over normalised texts (tests/data/curate/test_curate.py).",
     "needs": [],
     "excludes": [],
 }

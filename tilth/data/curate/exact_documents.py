@@ -14,22 +14,21 @@ from typing import TYPE_CHECKING
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.protocols import Verdicts
+from tilth.data.across import clusters
 from tilth.data.native import units
-
-from . import clusters
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tilth.data.engine.across import Space
-    from tilth.data.engine.tasks import Task
+    from tilth.data.across.space import Space
+    from tilth.data.across.tasks import Task
 
 CARD = {
     "title": "Exact deduplication across all documents",
     "paper": "arXiv:2107.06499",
     "claim": "Each distinct text, in the stated form, is kept exactly once: the copy that is preferred.",
     "baseline": "curate.exact",
-    "check": "Survivors equal those of a dictionary over the texts' forms (tests/data/test_dedup_across.py).",
+    "check": "Survivors equal those of a dictionary over the texts' forms (tests/data/across/test_dedup_across.py).",
     "needs": [],
     "excludes": [],
     "exempt": {"knob:index": "its values are directories that earlier runs left, which the tests hold it to"},
@@ -60,7 +59,7 @@ class Config(BaseConfig):
 
 
 class ExactDocuments:
-    """Keys in `sketch`; the rest is `tilth.data.curate.clusters`. A text without a character in its form is kept."""
+    """Keys in `sketch`; the rest is `tilth.data.across.clusters`. A text without a character in its form is kept."""
 
     def __init__(self, config: Config) -> None:
         self._form = config.form
@@ -81,7 +80,7 @@ class ExactDocuments:
         return clusters.sketch(self.rules, batch, keys[:, None, :], (keys != 0).any(axis=1), None)
 
     def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
-        """See `tilth.data.curate.clusters`."""
+        """See `tilth.data.across.clusters`."""
         return clusters.rounds(self.rules, space)
 
     def judge(self, batch: pa.RecordBatch, first: int, part: int, space: Space) -> Verdicts:

@@ -9,7 +9,7 @@
 
 Rules apply in their order, the first that holds is the reason, and `tilth data tune` moves the thresholds. An
 expression is a comparison `measure op limit` of arithmetic over columns, thresholds and numbers; several are joined by
-`and` (`tilth.data.curate.rulebook`).
+`and` (`tilth.data.engine.rulebook`).
 
 Fails when: a rule needs the text itself; that takes a signal first.
 """
@@ -21,8 +21,7 @@ from pydantic import Field, model_validator
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import RecipeError, nearest
 from tilth.core.technique import technique
-
-from .rulebook import Rule, Rulebook
+from tilth.data.engine.rulebook import Rule, Rulebook
 
 CARD = {
     "title": "A filter of one's own",
@@ -30,7 +29,7 @@ CARD = {
     "claim": "Any rule over signals is a line in the recipe, checked when it is read, with verdict, value and reason.",
     "baseline": "",
     "check": "Verdicts equal those of the same rules in Python; faults name the rule and the nearest column "
-    "(tests/data/test_filter.py).",
+    "(tests/data/curate/test_filter.py).",
     "needs": [],
     "excludes": [],
 }

@@ -11,14 +11,15 @@ from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.technique import resolve
-from tilth.data.curate.rulebook import Rule, Rulebook
+from tilth.data.engine.rulebook import Rule, Rulebook
 
 CARD = {
     "title": "FineWeb filter",
     "paper": "arXiv:2406.17557",
     "claim": "Documents with few punctuated, many short or repeated lines, or many newlines are left out.",
     "baseline": "",
-    "check": "Verdict and reason equal DataTrove's at planted boundaries (tests/data/test_text_signals.py) and on the "
+    "check": "Verdict and reason equal DataTrove's at planted boundaries"
+    " (tests/data/signal/test_text_signals.py) and on the "
     "shared corpora (bench/data_agreement.py).",
     "needs": [],
     "excludes": [],

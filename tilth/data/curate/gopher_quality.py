@@ -9,14 +9,15 @@ from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.technique import resolve
-from tilth.data.curate.rulebook import Rule, Rulebook
+from tilth.data.engine.rulebook import Rule, Rulebook
 
 CARD = {
     "title": "Gopher quality filter",
     "paper": "arXiv:2112.11446",
     "claim": "Documents outside a few limits of length, symbols, bullets, letters and stop words are left out.",
     "baseline": "",
-    "check": "Verdict and reason equal DataTrove's at planted boundaries (tests/data/test_text_signals.py) and on the "
+    "check": "Verdict and reason equal DataTrove's at planted boundaries"
+    " (tests/data/signal/test_text_signals.py) and on the "
     "shared corpora (bench/data_agreement.py).",
     "needs": [],
     "excludes": [],

@@ -19,7 +19,7 @@ CARD = {
     "paper": "arXiv:2406.17557",
     "claim": "Keeps documents whose likeliest language is wanted and sure enough.",
     "baseline": "",
-    "check": "Planted documents of several languages are judged as written (tests/data/test_language.py).",
+    "check": "Planted documents of several languages are judged as written (tests/data/signal/test_language.py).",
     "needs": ["signal.language"],
     "excludes": [],
 }

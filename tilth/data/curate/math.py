@@ -17,15 +17,14 @@ from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.technique import resolve
-
-from .rulebook import Rule, Rulebook
+from tilth.data.engine.rulebook import Rule, Rulebook
 
 CARD = {
     "title": "Mathematics filter",
     "paper": "arXiv:2310.06786",
     "claim": "Finds pages with formulas before any model is asked.",
     "baseline": "",
-    "check": "Planted pages on either side of each limit are judged as written (tests/data/test_math.py).",
+    "check": "Planted pages on either side of each limit are judged as written (tests/data/signal/test_math.py).",
     "needs": ["signal.math"],
     "excludes": [],
 }

@@ -22,22 +22,21 @@ from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.protocols import Verdicts
+from tilth.data.across import clusters
 from tilth.data.native.minhash import MinHash, Unit
-
-from . import clusters
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tilth.data.engine.across import Space
-    from tilth.data.engine.tasks import Task
+    from tilth.data.across.space import Space
+    from tilth.data.across.tasks import Task
 
 CARD = {
     "title": "MinHash deduplication across all documents",
     "paper": "arXiv:2406.17557",
     "claim": "Links documents of similarity s with probability 1 - (1 - s^rows)^bands and keeps one of each cluster.",
     "baseline": "",
-    "check": "Signatures equal DataTrove's and clusters those of a dictionary (tests/data/test_minhash.py).",
+    "check": "Signatures equal DataTrove's and clusters those of a dictionary (tests/data/curate/test_minhash.py).",
     "needs": [],
     "excludes": [],
     "exempt": {"knob:index": "its values are directories that earlier runs left, which the tests hold it to"},
@@ -94,7 +93,7 @@ class Config(BaseConfig):
 
 
 class Deduplication:
-    """Signatures in `sketch`; the rest is `tilth.data.curate.clusters`."""
+    """Signatures in `sketch`; the rest is `tilth.data.across.clusters`."""
 
     def __init__(self, config: Config) -> None:
         self._minhash = MinHash(config.ngram, config.bands, config.rows, config.seed, config.unit)
@@ -122,7 +121,7 @@ class Deduplication:
         return clusters.sketch(self.rules, batch, made.keys[:, :, None], made.counts > 0, made.brief)
 
     def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
-        """See `tilth.data.curate.clusters`."""
+        """See `tilth.data.across.clusters`."""
         return clusters.rounds(self.rules, space)
 
     def judge(self, batch: pa.RecordBatch, first: int, part: int, space: Space) -> Verdicts:

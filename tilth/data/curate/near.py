@@ -34,7 +34,7 @@ CARD = {
     "paper": "arXiv:2107.06499",
     "claim": "Finds at least 99 % of the documents at the similarity threshold and drops none below it.",
     "baseline": "curate.exact",
-    "check": "Dropped documents equal those of a brute-force Jaccard comparison (tests/data/test_curate.py).",
+    "check": "Dropped documents equal those of a brute-force Jaccard comparison (tests/data/curate/test_curate.py).",
     "needs": [],
     "excludes": [],
     "exempt": {

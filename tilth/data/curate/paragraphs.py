@@ -23,22 +23,20 @@ from pydantic import Field
 from tilth.core.config import Config as BaseConfig
 from tilth.core.protocols import Edit, Verdicts
 from tilth.core.rundir import write_json
-from tilth.data.engine import external
-from tilth.data.engine.external import by_key, gather, lay_out, layout, same_as_before, spill
-from tilth.data.engine.tasks import Task
+from tilth.data.across import clusters, external
+from tilth.data.across.external import by_key, gather, lay_out, layout, same_as_before, spill
+from tilth.data.across.tasks import Task
 from tilth.data.native import units
 
-from . import clusters
-
 if TYPE_CHECKING:
-    from tilth.data.engine.across import Space
+    from tilth.data.across.space import Space
 
 CARD = {
     "title": "Paragraphs, lines and spans kept once",
     "paper": "arXiv:1910.10683",
     "claim": "Each distinct unit of text stands in the kept text once; nothing else is cut.",
     "baseline": "",
-    "check": "Texts equal those of a dictionary over all units in order (tests/data/test_dedup_across.py).",
+    "check": "Texts equal those of a dictionary over all units in order (tests/data/across/test_dedup_across.py).",
     "needs": [],
     "excludes": [],
 }

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import RecipeError
 from tilth.core.technique import technique
-from tilth.data.curate.rulebook import Rule, Rulebook
+from tilth.data.engine.rulebook import Rule, Rulebook
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +28,7 @@ CARD = {
     "paper": "arXiv:1911.00359",
     "claim": "Keeps exactly the documents between the limits and of the wanted buckets.",
     "baseline": "",
-    "check": "Values on both sides of each limit (tests/data/test_perplexity.py).",
+    "check": "Values on both sides of each limit (tests/data/signal/test_perplexity.py).",
     "needs": ["signal.perplexity"],
     "excludes": [],
 }

@@ -24,7 +24,7 @@ from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import RecipeError, nearest
 from tilth.core.protocols import Verdicts
 from tilth.core.technique import technique
-from tilth.data.curate.rulebook import numbers
+from tilth.data.engine.rulebook import numbers
 from tilth.data.scoring import coin
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ CARD = {
     "paper": "arXiv:2406.11794",
     "claim": "Keeps the documents whose score passes; the share kept by `pareto` is that of the distribution.",
     "baseline": "",
-    "check": "Thresholds by hand; keep rates of the coin within a binomial interval (tests/data/test_classifier.py).",
+    "check": "Thresholds by hand; keep rates of the coin within a binomial interval"
+    " (tests/data/signal/test_classifier.py).",
     "needs": [],
     "excludes": [],
 }

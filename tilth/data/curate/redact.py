@@ -29,7 +29,7 @@ CARD = {
     "paper": "arXiv:2406.17557",
     "claim": "Addresses, numbers and keys are replaced without touching what surrounds them; only counts are kept.",
     "baseline": "",
-    "check": "A table of the known corruptions; running it twice changes nothing (tests/data/test_redact.py).",
+    "check": "A table of the known corruptions; running it twice changes nothing (tests/data/curate/test_redact.py).",
     "needs": [],
     "excludes": [],
 }

@@ -13,15 +13,14 @@ from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.technique import resolve
-
-from .rulebook import Rule, Rulebook
+from tilth.data.engine.rulebook import Rule, Rulebook
 
 CARD = {
     "title": "RedPajama-v2 rules",
     "paper": "arXiv:2411.12372",
     "claim": "Gopher's rules over precomputed signals, so that a moved threshold needs no second pass over the text.",
     "baseline": "",
-    "check": "Texts planted on either side of each limit are judged as written (tests/data/test_redpajama.py).",
+    "check": "Texts planted on either side of each limit are judged as written (tests/data/signal/test_redpajama.py).",
     "needs": ["signal.redpajama"],
     "excludes": [],
 }

@@ -1,6 +1,6 @@
 """Refining programs (ProX): rules or a small model write operations for each document, which are executed and logged.
 
-A program says which lines go and which strings become which (`tilth.data.curate.programs`); nothing else is possible.
+A program says which lines go and which strings become which (`tilth.data.text.programs`); nothing else is possible.
 Each change is an edit with what stood there, so a text can be had back (`programs.undo`). Zhou et al. 2024,
 arXiv:2409.17115.
 
@@ -36,17 +36,17 @@ from pydantic import Field, model_validator
 from tilth.core.config import Config as BaseConfig
 from tilth.core.located import Located
 from tilth.core.protocols import Edit, Verdicts
-
-from . import refine_model as model
-from .line_rules import rule_programs
-from .programs import Call, Program, execute, parse
+from tilth.data.text import refine_model as model
+from tilth.data.text.line_rules import rule_programs
+from tilth.data.text.programs import Call, Program, execute, parse
 
 CARD = {
     "title": "Refining programs",
     "paper": "arXiv:2409.17115",
     "claim": "Lines and strings that a program names are removed or replaced, and every change can be undone exactly.",
     "baseline": "",
-    "check": "undo(execute(text)) is the text, for random programs; outcomes by hand (tests/data/test_refine.py).",
+    "check": "undo(execute(text)) is the text, for random programs; outcomes by hand"
+    " (tests/data/curate/test_refine.py).",
     "needs": [],
     "excludes": [],
     "exempt": {

@@ -30,7 +30,7 @@ CARD = {
     "paper": "arXiv:2504.16980",
     "claim": "Drops the documents above a level; tags words of unsafe ones at the rate asked for.",
     "baseline": "",
-    "check": "Rates within a binomial interval, edits undone give the text back (tests/data/test_safety.py).",
+    "check": "Rates within a binomial interval, edits undone give the text back (tests/data/signal/test_safety.py).",
     "needs": ["signal.safety"],
     "excludes": [],
 }

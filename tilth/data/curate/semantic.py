@@ -35,21 +35,20 @@ from pydantic import Field, model_validator
 from tilth.core.config import Config as BaseConfig
 from tilth.core.located import Located
 from tilth.core.protocols import Verdicts
+from tilth.data.across import clusters as shared
+from tilth.data.across import vectors
 from tilth.data.native import hashing
 
-from . import clusters as shared
-from . import vectors
-
 if TYPE_CHECKING:
-    from tilth.data.engine.across import Space
-    from tilth.data.engine.tasks import Task
+    from tilth.data.across.space import Space
+    from tilth.data.across.tasks import Task
 
 CARD = {
     "title": "Semantic deduplication",
     "paper": "arXiv:2303.09540",
     "claim": "Drops every document whose cosine to one before it in its cluster is above 1 - epsilon, and no other.",
     "baseline": "curate.minhash",
-    "check": "Dropped documents equal those of all cosines, one by one (tests/data/test_semantic.py).",
+    "check": "Dropped documents equal those of all cosines, one by one (tests/data/curate/test_semantic.py).",
     "needs": [],
     "excludes": [],
     "exempt": {
@@ -141,7 +140,7 @@ class Semantic:
 
     def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
         """The rounds at the top of this page."""
-        from tilth.data.engine.tasks import Task
+        from tilth.data.across.tasks import Task
 
         config, n = self._config, len(space.parts)
         room = config.sample * config.clusters

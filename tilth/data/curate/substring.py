@@ -37,23 +37,22 @@ from tilth.core.errors import DataError
 from tilth.core.located import LocatedOrName
 from tilth.core.protocols import Edit, Verdicts
 from tilth.core.rundir import read_json
+from tilth.data.across import clusters, spans
 from tilth.data.native import hashing
 from tilth.data.native import substring as native
 from tilth.data.native.buffers import texts
 from tilth.data.native.substring import Words
 
-from . import clusters, spans
-
 if TYPE_CHECKING:
-    from tilth.data.engine.across import Space
-    from tilth.data.engine.tasks import Task
+    from tilth.data.across.space import Space
+    from tilth.data.across.tasks import Task
 
 CARD = {
     "title": "Exact substring deduplication",
     "paper": "arXiv:2107.06499",
     "claim": "Cuts the words of every span of at least `length` words that stands elsewhere too, and no other.",
     "baseline": "",
-    "check": "Spans equal those of a quadratic comparison of all windows (tests/data/test_substring.py).",
+    "check": "Spans equal those of a quadratic comparison of all windows (tests/data/curate/test_substring.py).",
     "needs": [],
     "excludes": [],
     "exempt": {
@@ -122,7 +121,7 @@ class Substring:
 
     def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
         """The five rounds at the top of this page."""
-        from tilth.data.engine.tasks import Task
+        from tilth.data.across.tasks import Task
 
         length, n = self._config.length, len(space.parts)
 

@@ -31,7 +31,7 @@ from tilth.core.errors import RecipeError
 from tilth.core.hashing import content_hash
 from tilth.core.located import Located
 from tilth.core.protocols import Verdicts
-from tilth.data import compression, reading
+from tilth.data.read import compression, reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +41,8 @@ CARD = {
     "paper": "arXiv:2306.01116",
     "claim": "Adult, gambling and other unwanted sites go before their pages are looked at.",
     "baseline": "",
-    "check": "Planted addresses on both sides of each rule, and DataTrove's verdicts (tests/data/test_url_filter.py).",
+    "check": "Planted addresses on both sides of each rule, and DataTrove's verdicts"
+    " (tests/data/curate/test_url_filter.py).",
     "needs": [],
     "excludes": [],
 }

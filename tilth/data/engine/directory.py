@@ -19,8 +19,8 @@ from tilth.core.kinds import kind_of, refuse_other_run
 from tilth.core.manifest import Manifest
 from tilth.core.rundir import foreign, read_json
 from tilth.core.text import visible
-from tilth.data.curate import steps
 
+from . import steps
 from .recipe import DataRecipe
 
 _REMOVE = "Remove this directory and run the command that made it again."

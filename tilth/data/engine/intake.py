@@ -20,11 +20,11 @@ from typing_extensions import TypedDict
 
 from tilth.core.errors import DataError
 from tilth.core.rundir import Count, read_json, write_json
+from tilth.data.across.files import Writer, read, sound
+from tilth.data.across.tasks import Task
 from tilth.data.document import SCHEMA, Ledger
 
-from .files import Writer, read, sound
 from .recipe import DataRecipe
-from .tasks import Task
 
 _Account = TypedDict(
     "_Account",

@@ -12,14 +12,13 @@ from typing_extensions import TypedDict
 from tilth.core.errors import DataError
 from tilth.core.rundir import Count, read_json
 from tilth.core.text import visible
-from tilth.data.curate import steps
+from tilth.data.across.files import sound
+from tilth.data.across.tasks import Task
 from tilth.data.document import beside
 
-from . import intake
-from .files import sound
+from . import intake, steps
 from .plan import Plan
 from .recipe import DataRecipe
-from .tasks import Task
 
 Book = TypedDict(
     "Book",
@@ -61,7 +60,7 @@ _Counts = TypedDict(
 
 
 class EvalCounts(TypedDict):
-    """What a run met of an evaluation set; see `tilth.data.curate.evaluation.Met.to_dict`."""
+    """What a run met of an evaluation set; see `tilth.data.text.evaluation.Met.to_dict`."""
 
     items: Count
     too_short: Count

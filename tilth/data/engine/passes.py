@@ -33,13 +33,13 @@ from tilth.core.errors import DataError, TilthError
 from tilth.core.protocols import Verdicts
 from tilth.core.rundir import write_json
 from tilth.core.technique import use_name
-from tilth.data.curate import steps
-from tilth.data.curate.steps import Signals
+from tilth.data.across.files import Writer, read
+from tilth.data.across.space import SKETCH, Space
 from tilth.data.document import SCHEMA, excerpt
-from tilth.data.reading import Unreadable
+from tilth.data.read.reading import Unreadable
 
-from .across import SKETCH, Space
-from .files import Writer, read
+from . import steps
+from .steps import Signals
 
 OUTPUT = SCHEMA.append(pa.field("tier", pa.string())).append(pa.field("parent", pa.string()))
 """Columns of the documents a pass leaves; `parent` is the id a document of a higher tier was made from, or ""."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tilth.core.config import Config
-from tilth.data.curate import steps
 
+from . import steps
 from .passes import Pass
 from .recipe import DataRecipe
 

@@ -18,11 +18,11 @@ from typing_extensions import TypedDict
 
 from tilth.core.errors import DataError
 from tilth.core.rundir import Count, inside, read_json, read_rows
-from tilth.data.packing import CostRow
-from tilth.data.reading import Unreadable
+from tilth.data.across.files import read, sound
+from tilth.data.read.reading import Unreadable
+from tilth.data.tokens.packing import CostRow
 
 from .directory import result
-from .files import read, sound
 from .ledger import Ledger
 from .passes import Pass, is_page
 from .plan import Plan

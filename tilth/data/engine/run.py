@@ -31,15 +31,15 @@ from tilth.core.hashing import content_hash
 from tilth.core.machine import cores
 from tilth.core.manifest import Manifest
 from tilth.core.rundir import Count, RunLock, read_json, write_json, write_whole
+from tilth.data.across.files import sound
+from tilth.data.across.space import Space
+from tilth.data.across.tasks import Task, faults
 
 from . import intake, ledger, passes, workers
-from .across import Space
 from .directory import claim, damage, identity_of, remove_damaged, sweep
-from .files import sound
 from .passes import Pass
 from .plan import Plan
 from .recipe import DataRecipe, load
-from .tasks import Task, faults
 
 Say = Callable[[str], None]
 
@@ -225,11 +225,11 @@ class _Job:
         return Task(self.dir / "documents" / tier, partial(_link_parts, self.dir / f"pass-{last.name}"))
 
     def _tokens(self) -> None:
-        from . import tokens
+        from tilth.data.tokens import writing
 
         assert self.recipe.tokens is not None
         self._discard_damaged(self.dir / "tokens")
-        tokens.make(self.recipe.tokens, self.dir, self.do, self.say)
+        writing.make(self.recipe.tokens, self.dir, self.do, self.say)
 
 
 def _link_parts(passed: Path, aside: Path) -> None:

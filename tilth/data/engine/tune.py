@@ -22,12 +22,12 @@ from tilth.core.errors import RecipeError, nearest
 from tilth.core.layers import parse_overrides, set_dotted
 from tilth.core.technique import dump, resolve
 from tilth.core.text import visible
-from tilth.data.curate.rulebook import Rulebook
+from tilth.data.across.files import read
 from tilth.data.document import excerpt
 
-from .files import read
 from .recipe import place, written
 from .result import Result
+from .rulebook import Rulebook
 
 
 @dataclass

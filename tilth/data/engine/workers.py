@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from tilth.core.errors import DataError, PlanError, TilthError
-
-from .tasks import Task
+from tilth.data.across.tasks import Task
 
 Engine = Literal["daft", "ray", "inline"]
 _runner: str | None = None

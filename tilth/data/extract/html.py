@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from tilth.core.errors import DataError
 from tilth.core.technique import dump
-from tilth.data.reading import Unreadable
+from tilth.data.read.reading import Unreadable
 
 _STILL = 20.0
 """A child that neither answers nor works is given up after so many times the processor time it may use."""

@@ -24,7 +24,7 @@ CARD = {
     "needs": [],
     "excludes": [],
     "exempt": {
-        "knob:list_bullets": "shows on lists of the main text; tests/data/test_extract.py",
+        "knob:list_bullets": "shows on lists of the main text; tests/data/extract/test_extract.py",
     },
 }
 

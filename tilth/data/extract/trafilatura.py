@@ -25,8 +25,8 @@ CARD = {
     "needs": [],
     "excludes": [],
     "exempt": {
-        "knob:favour": "shows on pages with boilerplate; tests/data/test_extract.py has them",
-        "knob:fast": "shows where the usual extraction finds nothing; tests/data/test_extract.py",
+        "knob:favour": "shows on pages with boilerplate; tests/data/extract/test_extract.py has them",
+        "knob:fast": "shows where the usual extraction finds nothing; tests/data/extract/test_extract.py",
     },
 }
 

@@ -33,7 +33,7 @@ CARD = {
     "needs": [],
     "excludes": [],
     "exempt": {
-        "knob:favour": "shows on pages with boilerplate; tests/data/test_extract.py has them",
+        "knob:favour": "shows on pages with boilerplate; tests/data/extract/test_extract.py has them",
     },
 }
 

@@ -15,8 +15,8 @@ from tilth.core.config import Config
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, file_hash
 from tilth.core.located import Located
-from tilth.data import compression, fields, reading
-from tilth.data.finding import find, uncompressed
+from tilth.data.read import compression, fields, reading
+from tilth.data.read.files import find, uncompressed
 
 _LIMITS = reading.Limits(document_bytes=10_000_000, ratio=200.0, inflated_bytes=1 << 36)
 _JSON = (".jsonl", ".ndjson")

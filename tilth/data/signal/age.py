@@ -22,7 +22,7 @@ CARD = {
     "paper": "arXiv:2305.13169",
     "claim": "Reads the year of ISO 8601 dates and of named metadata fields; what is no year in range is null.",
     "baseline": "",
-    "check": "A table of dates by hand (tests/data/test_attributes.py).",
+    "check": "A table of dates by hand (tests/data/signal/test_attributes.py).",
     "needs": [],
     "excludes": [],
 }

@@ -25,7 +25,7 @@ CARD = {
     "claim": "Lines without a full stop, with policy words or scripts are not prose; a page of too few others is none.",
     "baseline": "",
     "check": "Compiled and plain counts are equal on any Unicode; verdicts and texts equal DataTrove's on planted "
-    "boundaries (tests/data/test_text_signals.py) and on the shared corpora (bench/data_agreement.py).",
+    "boundaries (tests/data/signal/test_text_signals.py) and on the shared corpora (bench/data_agreement.py).",
     "needs": [],
     "excludes": [],
 }

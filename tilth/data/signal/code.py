@@ -25,7 +25,7 @@ CARD = {
     "claim": "The measures that tell written code from generated, minified and misnamed files.",
     "baseline": "",
     "check": "Counts by hand and on arbitrary text; comments as Python's own tokenizer finds them "
-    "(tests/data/test_code_signals.py).",
+    "(tests/data/signal/test_code_signals.py).",
     "needs": [],
     "excludes": [],
 }

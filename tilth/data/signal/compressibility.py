@@ -26,7 +26,7 @@ CARD = {
     "claim": "One number that tells repetition and noise from text, at the speed of the compressor.",
     "baseline": "",
     "check": "Equal to the libraries' own output; orders repeated text, prose and random characters "
-    "(tests/data/test_code_signals.py).",
+    "(tests/data/signal/test_code_signals.py).",
     "needs": [],
     "excludes": [],
 }

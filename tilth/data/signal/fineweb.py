@@ -25,7 +25,7 @@ CARD = {
     "claim": "Shares of punctuated, short and repeated lines tell running text from menus and lists.",
     "baseline": "",
     "check": "Compiled and plain counts are equal on any Unicode; verdicts equal DataTrove's on planted boundaries "
-    "(tests/data/test_text_signals.py) and on the shared corpora (bench/data_agreement.py).",
+    "(tests/data/signal/test_text_signals.py) and on the shared corpora (bench/data_agreement.py).",
     "needs": [],
     "excludes": [],
 }

@@ -31,7 +31,7 @@ CARD = {
     "paper": "arXiv:2302.03169",
     "claim": "Held-out texts of the target have a higher mean importance than those of the source.",
     "baseline": "",
-    "check": "Equal to RedPajama-v2's formula over a dictionary of buckets (tests/data/test_perplexity.py).",
+    "check": "Equal to RedPajama-v2's formula over a dictionary of buckets (tests/data/signal/test_perplexity.py).",
     "needs": [],
     "excludes": [],
 }

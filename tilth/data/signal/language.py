@@ -26,7 +26,7 @@ CARD = {
     "claim": "The language of a document and how sure that is, deterministic and from a bounded part of it.",
     "baseline": "",
     "check": "Finds English, German and French manual pages and planted sentences of other languages "
-    "(tests/data/test_language.py).",
+    "(tests/data/signal/test_language.py).",
     "needs": [],
     "excludes": [],
 }

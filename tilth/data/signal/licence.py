@@ -15,14 +15,15 @@ import pyarrow as pa
 from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
-from tilth.data import licences
+from tilth.data.text import licences
 
 CARD = {
     "title": "Licence detection",
     "paper": "arXiv:2309.15432",
     "claim": "A licence expression, where it comes from, how sure that is, and what class of licence it is.",
     "baseline": "",
-    "check": "Licence headers and texts are recognised, near misses and silence are not (tests/data/test_licence.py).",
+    "check": "Licence headers and texts are recognised, near misses and silence are not"
+    " (tests/data/signal/test_licence.py).",
     "needs": [],
     "excludes": [],
 }

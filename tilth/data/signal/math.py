@@ -21,7 +21,7 @@ CARD = {
     "paper": "arXiv:2310.06786",
     "claim": "Counts of what tells pages with mathematics from others before any model is asked.",
     "baseline": "",
-    "check": "Planted pages are counted by hand (tests/data/test_math.py).",
+    "check": "Planted pages are counted by hand (tests/data/signal/test_math.py).",
     "needs": [],
     "excludes": [],
 }

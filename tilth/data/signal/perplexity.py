@@ -27,7 +27,7 @@ CARD = {
     "claim": "Texts of the reference's kind have lower perplexity than scrambled ones.",
     "baseline": "",
     "check": "The probabilities are those of the definition by dictionaries and sum to one "
-    "(tests/data/test_perplexity.py).",
+    "(tests/data/signal/test_perplexity.py).",
     "needs": [],
     "excludes": [],
 }

@@ -24,7 +24,7 @@ CARD = {
     "paper": "arXiv:2402.00159",
     "claim": "Counts, by kind, of the personal data and secrets in a document, in linear time.",
     "baseline": "",
-    "check": "Equal to a plain reading with regular expressions on arbitrary text (tests/data/test_redact.py).",
+    "check": "Equal to a plain reading with regular expressions on arbitrary text (tests/data/curate/test_redact.py).",
     "needs": [],
     "excludes": [],
 }

@@ -29,12 +29,12 @@ CARD = {
     "claim": "All signals of RedPajama-v2 that need no model, in one pass of compiled code over the text.",
     "baseline": "",
     "check": "Equal to a plain reading of the official definitions on arbitrary Unicode, and to hand-computed values "
-    "(tests/data/test_redpajama.py).",
+    "(tests/data/signal/test_redpajama.py).",
     "needs": [],
     "excludes": [],
     "exempt": {
-        "knob:bad_words": "names a file of the user's; tests/data/test_redpajama.py reads one",
-        "knob:blocklist": "names a file of the user's; tests/data/test_redpajama.py reads one",
+        "knob:bad_words": "names a file of the user's; tests/data/signal/test_redpajama.py reads one",
+        "knob:blocklist": "names a file of the user's; tests/data/signal/test_redpajama.py reads one",
     },
 }
 

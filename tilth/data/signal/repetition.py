@@ -26,7 +26,7 @@ CARD = {
     "claim": "Shares of repeated lines, paragraphs and n-grams tell text from what a machine repeats.",
     "baseline": "",
     "check": "Compiled and plain counts are equal on any Unicode; verdicts equal DataTrove's on planted boundaries "
-    "(tests/data/test_text_signals.py) and on the shared corpora (bench/data_agreement.py).",
+    "(tests/data/signal/test_text_signals.py) and on the shared corpora (bench/data_agreement.py).",
     "needs": [],
     "excludes": [],
 }

@@ -30,14 +30,14 @@ CARD = {
     "paper": "arXiv:2504.16980",
     "claim": "Finds unsafe sentences of held-out synthetic templates better than chance; nothing is claimed beyond.",
     "baseline": "",
-    "check": "Held-out recall of level >= 1 and the maximum over pieces (tests/data/test_safety.py).",
+    "check": "Held-out recall of level >= 1 and the maximum over pieces (tests/data/signal/test_safety.py).",
     "needs": [],
     "excludes": [],
     "exempt": {
-        "knob:model": "names files of the user's; tests/data/test_safety.py reads some",
-        "knob:examples": "names files of the user's; tests/data/test_safety.py reads some",
-        "knob:safe": "names files of the user's; tests/data/test_safety.py reads some",
-        "knob:learning": "settings of a training; tests/data/test_classifier.py moves them",
+        "knob:model": "names files of the user's; tests/data/signal/test_safety.py reads some",
+        "knob:examples": "names files of the user's; tests/data/signal/test_safety.py reads some",
+        "knob:safe": "names files of the user's; tests/data/signal/test_safety.py reads some",
+        "knob:learning": "settings of a training; tests/data/signal/test_classifier.py moves them",
     },
 }
 

@@ -29,7 +29,7 @@ CARD = {
     "paper": "",
     "claim": "Training reads exactly the documents that curation kept, in their order, and can be traced to them.",
     "baseline": "",
-    "check": "The documents of a data run's tiers, with and without conditions (tests/data/test_hub.py).",
+    "check": "The documents of a data run's tiers, with and without conditions (tests/data/source/test_hub.py).",
     "needs": [],
     "excludes": [],
 }
@@ -109,7 +109,7 @@ class Config(BaseConfig):
 
     @staticmethod
     def _sound(path: Path) -> Path:
-        from tilth.data.engine.files import sound
+        from tilth.data.across.files import sound
 
         return sound(path)
 

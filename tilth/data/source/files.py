@@ -23,12 +23,24 @@ from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.core.located import Located
-from tilth.data import compression, fields, json_reading, parquet_reading, pieces, probing, reading
-from tilth.data.charset import decode_html
-from tilth.data.cutting import Piece, plan
 from tilth.data.document import Document, SourceLedger, batches, document_id
-from tilth.data.finding import Listing, find, opened, uncompressed
-from tilth.data.reading import Unreadable, UnreadableFile
+from tilth.data.read import (
+    compression,
+    fields,
+    pieces,
+    probing,
+    reading,
+)
+from tilth.data.read import (
+    json_rows as json_reading,
+)
+from tilth.data.read import (
+    parquet_rows as parquet_reading,
+)
+from tilth.data.read.charset import decode_html
+from tilth.data.read.cutting import Piece, plan
+from tilth.data.read.files import Listing, find, opened, uncompressed
+from tilth.data.read.reading import Unreadable, UnreadableFile
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -24,9 +24,9 @@ from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.core.located import LocatedOrName
-from tilth.data import fields, hub_files, json_reading, remote
 from tilth.data.document import Document, SourceLedger, batches, document_id
-from tilth.data.reading import Limits, Unreadable
+from tilth.data.read import fields, hub_files, json_rows, remote
+from tilth.data.read.reading import Limits, Unreadable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +36,7 @@ CARD = {
     "paper": "arXiv:2109.02846",
     "claim": "Any dataset of rows with a text column is read, from the hub or from disk, without running its code.",
     "baseline": "",
-    "check": "Rows of datasets saved on disk, whole and streamed, and faulty rows (tests/data/test_hub.py).",
+    "check": "Rows of datasets saved on disk, whole and streamed, and faulty rows (tests/data/source/test_hub.py).",
     "needs": [],
     "excludes": [],
 }
@@ -166,7 +166,7 @@ class Config(BaseConfig):
             far = isinstance(file, str) and remote.is_url(file)
             path = remote.listing(str(file), lambda name: True)[0] if far else Path(file)
             try:
-                for row in json_reading.rows(path, limits):
+                for row in json_rows.rows(path, limits):
                     yield Row(row.content, f"{path.name}, {row.unit} {row.number}", row.warnings, row.data)
             except Unreadable as err:
                 yield Row(Unreadable(err.reason, err.place), path.name)

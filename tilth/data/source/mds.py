@@ -3,8 +3,8 @@
 A folder holds `index.json` and shards, plain or compressed with zstd or gzip. Columns that hold pickles or pictures
 are left alone. A damaged sample is quarantined with its number, a damaged shard as a whole.
 
-Fails when: the samples hold tokens instead of text (`tilth.data.mds.import_mds` reads these), or the shards are packed
-by other compressions (brotli, snappy).
+Fails when: the samples hold tokens instead of text (`tilth.data.tokens.mds.import_mds` reads these), or the shards are
+packed by other compressions (brotli, snappy).
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.core.located import Located
-from tilth.data import fields, mds
 from tilth.data.document import Document, SourceLedger, batches, document_id
-from tilth.data.reading import Unreadable
+from tilth.data.read import fields
+from tilth.data.read.reading import Unreadable
+from tilth.data.tokens import mds
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -23,8 +23,8 @@ from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.data.document import Document, SourceLedger, batches, document_id
-from tilth.data.probing import Probe, places
-from tilth.data.python_text import Module
+from tilth.data.read.probing import Probe, places
+from tilth.data.text.python import Module
 
 if TYPE_CHECKING:
     import pyarrow as pa

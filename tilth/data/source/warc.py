@@ -27,12 +27,12 @@ from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.core.located import Located
-from tilth.data import fields, headers, http_message
-from tilth.data.charset import decode_html
 from tilth.data.document import Document, SourceLedger, batches, document_id
-from tilth.data.finding import Found, Listing, find, opened
-from tilth.data.reading import Limits, Unreadable
-from tilth.data.warc_reading import Fault, Frame, frames
+from tilth.data.read import fields, headers, http_message
+from tilth.data.read.charset import decode_html
+from tilth.data.read.files import Found, Listing, find, opened
+from tilth.data.read.reading import Limits, Unreadable
+from tilth.data.read.warc import Fault, Frame, frames
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -30,7 +30,7 @@ from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, source_hash
 from tilth.core.manifest import intact, seal
 from tilth.core.rundir import whole_dir
-from tilth.data.tokenizer import Tokenizer
+from tilth.data.tokens.tokenizer import Tokenizer
 
 CARD = {
     "title": "Byte-level BPE trained on the corpus",

@@ -20,9 +20,9 @@ from tilth.core.hashing import content_hash, source_hash
 from tilth.core.located import Located
 from tilth.core.manifest import intact, seal
 from tilth.core.rundir import whole_dir
-from tilth.data import tokenizer as shared
-from tilth.data import tokenizer_files
-from tilth.data.tokenizer import Tokenizer
+from tilth.data.tokens import tokenizer as shared
+from tilth.data.tokens import tokenizer_files
+from tilth.data.tokens.tokenizer import Tokenizer
 
 CARD = {
     "title": "Pretrained tokenizer",

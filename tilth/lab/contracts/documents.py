@@ -22,12 +22,12 @@ import pyarrow as pa
 
 from tilth.core.config import Config
 from tilth.core.technique import dump, resolve
-from tilth.data.curate import steps
-from tilth.data.curate.steps import Signals
+from tilth.data.across.files import Writer
+from tilth.data.across.space import SKETCH, Space
 from tilth.data.document import SCHEMA, Document
-from tilth.data.engine.across import SKETCH, Space
-from tilth.data.engine.files import Writer
-from tilth.data.reading import Unreadable
+from tilth.data.engine import steps
+from tilth.data.engine.steps import Signals
+from tilth.data.read.reading import Unreadable
 
 from . import slow_page, small
 from .bag import STRANGE, documents
