@@ -70,7 +70,7 @@ def kill(directory: Path, number: int, seed: int) -> dict[str, Any]:
                 save_for_ever(directory)
             finally:
                 os._exit(1)
-        time.sleep(chance.uniform(0.0, 0.15))
+        time.sleep(chance.uniform(0.0, 0.03))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         assert os.WIFSIGNALED(status), "the save loop ended by itself"
