@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
-from tilth.data.tokens.bpe_native import alphabet
+from tilth.data.native.bpe import alphabet
 from tilth.data.tokens.tokenizer import Tokenizer
 
 MOST = 16

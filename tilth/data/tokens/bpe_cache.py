@@ -1,6 +1,6 @@
 """Byte-level BPE at several times the library's speed, with the same ids: each distinct word is encoded once.
 
-The plain form of `tilth.data.tokens.bpe_native`, for machines without a compiler.
+The plain form of `tilth.data.native.bpe`, for machines without a compiler.
 
 Byte-level tokenizers cut text into words by a regular expression and encode each word by itself. For the expressions
 of GPT-2 and GPT-4 (those of Llama 3, Qwen and `tokenizer.bpe` differ from these only in how digits are grouped), text

@@ -41,9 +41,9 @@ from tilth.core.hashing import content_hash, source_hash
 from tilth.core.manifest import Entry, difference
 from tilth.core.rundir import Count, inside, read_json, whole_dir, write_json
 from tilth.core.text import visible
+from tilth.data.native import bpe as bpe_module
 
 from . import bpe_cache as words_module
-from . import bpe_native as bpe_module
 from . import tokenizer as tokenizer_module
 from . import tokenizer_files
 from .tokenizer import Tokenizer

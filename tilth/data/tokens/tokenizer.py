@@ -23,10 +23,10 @@ from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.core.native import Unavailable
 from tilth.data.native import buffers
+from tilth.data.native.bpe import Encoder
 
 from . import sentencepiece_model, tokenizer_files
 from .bpe_cache import WordCache
-from .bpe_native import Encoder
 from .tokenizer_files import MORE, ROLES
 
 

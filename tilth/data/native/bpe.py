@@ -29,8 +29,7 @@ from tilth.core.machine import cores
 from tilth.core.native import load
 from tilth.data.native.buffers import Texts, pointer
 from tilth.data.native.unicode import cached
-
-from .bpe_cache import Expression, expression
+from tilth.data.tokens.bpe_cache import Expression, expression
 
 _HERE = Path(__file__).parent
 _SPARE = 8

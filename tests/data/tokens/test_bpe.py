@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from tilth.core.errors import DataError
-from tilth.data.tokens import bpe_native as bpe
-from tilth.data.tokens.bpe_native import Encoder
+from tilth.data.native import bpe
+from tilth.data.native.bpe import Encoder
 from tilth.data.tokens.tokenizer import Tokenizer
 
 from .test_tokenizer import CODE, PROSE
