@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from .warm import Warm
 
 # A loaded machine is no failure. A change lands by what it does, not by the dice: CI tries the same examples each time.
 settings.register_profile("tilth", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -23,6 +26,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """`tilth` as a command, without three seconds of imports each time."""
+    with Warm(tmp_path_factory.mktemp("warm")) as interpreter:
+        yield interpreter
 
 
 WORDS = (

@@ -15,11 +15,7 @@ import pytest
 
 from tilth.core.rundir import read_rows
 
-
-def tilth(*args: Any, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tilth", *map(str, args)], capture_output=True, text=True, check=False, **kwargs
-    )
+from .warm import Warm
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +24,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def summary(tiny_recipe: Path, root: Path) -> dict[str, Any]:
-    done = tilth("run", tiny_recipe, "--root", root, "--json")
+def summary(warm: Warm, tiny_recipe: Path, root: Path) -> dict[str, Any]:
+    done = warm.tilth("run", tiny_recipe, "--root", root, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -48,33 +44,33 @@ def test_run_prints_one_json_object_and_the_progress_on_stderr(summary: dict[str
     assert Path(summary["report"]).is_file()
 
 
-def test_plan(tiny_recipe: Path, root: Path, summary: dict[str, Any]) -> None:
-    plain = tilth("plan", tiny_recipe, "--root", root)
+def test_plan(warm: Warm, tiny_recipe: Path, root: Path, summary: dict[str, Any]) -> None:
+    plain = warm.tilth("plan", tiny_recipe, "--root", root)
     assert plain.returncode == 0
     assert "parameters" in plain.stdout and "lines" in plain.stdout
-    data = json.loads(tilth("plan", tiny_recipe, "budget.tokens=512", "--root", root, "--json").stdout)
+    data = json.loads(warm.tilth("plan", tiny_recipe, "budget.tokens=512", "--root", root, "--json").stdout)
     assert data["steps"] == 2
 
 
-def test_eval_generate_report_export(summary: dict[str, Any], root: Path, tmp_path: Path) -> None:
+def test_eval_generate_report_export(warm: Warm, summary: dict[str, Any], root: Path, tmp_path: Path) -> None:
     run = summary["run"]
-    scored = json.loads(tilth("eval", run, "--root", root, "--json").stdout)
+    scored = json.loads(warm.tilth("eval", run, "--root", root, "--json").stdout)
     assert set(scored["bits_per_byte"]["domains"]) == {"lines", "notes"}
-    a = json.loads(tilth("generate", run, "Note 1.", "--max-tokens", 8, "--json").stdout)
-    b = json.loads(tilth("generate", run, "Note 1.", "--max-tokens", 8, "--json").stdout)
+    a = json.loads(warm.tilth("generate", run, "Note 1.", "--max-tokens", 8, "--json").stdout)
+    b = json.loads(warm.tilth("generate", run, "Note 1.", "--max-tokens", 8, "--json").stdout)
     assert a == b and a["text"]
-    plain = tilth("generate", run, "Note 1.", "--max-tokens", 8)
+    plain = warm.tilth("generate", run, "Note 1.", "--max-tokens", 8)
     assert plain.stdout.startswith("Note 1.")
-    assert json.loads(tilth("report", run, "--json").stdout)["report"].endswith("report.html")
-    assert tilth("export", run, tmp_path / "hf").returncode == 0
+    assert json.loads(warm.tilth("report", run, "--json").stdout)["report"].endswith("report.html")
+    assert warm.tilth("export", run, tmp_path / "hf").returncode == 0
     assert (tmp_path / "hf" / "model.safetensors").is_file()
-    assert json.loads(tilth("import", tmp_path / "hf", tmp_path / "back", "--json").stdout)["parameters"] > 0
-    talk = tilth("chat", run, "--max-tokens", 4, input="Note 1.\n/quit\n")
+    assert json.loads(warm.tilth("import", tmp_path / "hf", tmp_path / "back", "--json").stdout)["parameters"] > 0
+    talk = warm.tilth("chat", run, "--max-tokens", 4, input="Note 1.\n/quit\n")
     assert talk.returncode == 0 and talk.stdout
 
 
-def test_schema_is_json() -> None:
-    assert json.loads(tilth("schema").stdout)["title"] == "tilth recipe"
+def test_schema_is_json(warm: Warm) -> None:
+    assert json.loads(warm.tilth("schema").stdout)["title"] == "tilth recipe"
 
 
 @pytest.mark.parametrize(
@@ -87,17 +83,19 @@ def test_schema_is_json() -> None:
     ],
 )
 def test_a_fault_is_one_sentence_and_its_own_exit_code(
-    tiny_recipe: Path, root: Path, args: list[str], code: int, says: str
+    warm: Warm, tiny_recipe: Path, root: Path, args: list[str], code: int, says: str
 ) -> None:
-    done = tilth("run", tiny_recipe, *args, "--root", root)
+    done = warm.tilth("run", tiny_recipe, *args, "--root", root)
     assert done.returncode == code
     assert says in done.stderr
     assert "Traceback" not in done.stderr
-    as_json = tilth("run", tiny_recipe, *args, "--root", root, "--json")
+    as_json = warm.tilth("run", tiny_recipe, *args, "--root", root, "--json")
     assert json.loads(as_json.stdout)["exit_code"] == code
 
 
-def test_a_signal_saves_and_exits_with_75_and_the_same_command_goes_on(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_a_signal_saves_and_exits_with_75_and_the_same_command_goes_on(
+    warm: Warm, tiny_recipe: Path, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "tilth", "run", str(tiny_recipe), "budget.steps=400", "max_epochs=100"]
     command += ["eval.every=null", "--run", str(tmp_path / "run"), "--root", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
@@ -109,7 +107,7 @@ def test_a_signal_saves_and_exits_with_75_and_the_same_command_goes_on(tiny_reci
     assert "SIGTERM" in errors and "goes on" in errors
     stopped = len(read_rows(tmp_path / "run" / "metrics.jsonl"))
     assert 20 <= stopped < 400
-    done = tilth(*command[3:], "--json")
+    done = warm.tilth(*command[3:], "--json")
     assert done.returncode == 0, done.stderr
     rows = read_rows(tmp_path / "run" / "metrics.jsonl")
     assert [r["global_step"] for r in rows] == list(range(1, 401))

@@ -8,10 +8,10 @@ import contextlib
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +21,9 @@ import pytest
 from tilth.core import errors
 from tilth.core.recipe import load
 
+from ..warm import Warm
+
 ROOT = Path(__file__).parents[2]
-WARM = Path(__file__).with_name("warm.py")
 BLOCK = re.compile(r"(?:<!-- not run: (?P<why>.+?) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
 PAGES = {
     "continue.md": ["holds  resume", "runs/more/export", "best by bits_per_byte"],
@@ -80,17 +81,12 @@ def script(found: list[Block]) -> str:
 
 
 def checkout(folder: Path) -> dict[str, str]:
-    """A copy of what pages read, and the environment in which `tilth` and `python` are these."""
+    """A copy of what pages read; the environment in which its `tilth` is the one that is imported."""
     for name in ("docs", "evidence", "recipes", "tilth"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     tools = folder / ".tools"
     tools.mkdir()
-    warm = f'"{sys.executable}" -IS "{WARM}" call "{tools / "warm"}"'
-    ranks = f'"{sys.executable}" -m torch.distributed.run'
-    for name, command in (("python", warm), ("tilth", f"{warm} -m tilth"), ("torchrun", ranks)):
-        (tools / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-        (tools / name).chmod(0o755)
     path = f"{tools}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tools / "hf")}
 
@@ -124,16 +120,13 @@ class Checkout(NamedTuple):
 
 @contextlib.contextmanager
 def warm(folder: Path) -> Iterator[Checkout]:
-    environment, socket = checkout(folder), folder / ".tools" / "warm"
-    server = subprocess.Popen([sys.executable, str(WARM), "serve", str(socket)], cwd=folder, env=environment)
-    try:
-        while not socket.exists():
-            assert server.poll() is None
-            time.sleep(0.02)
+    environment, tools = checkout(folder), folder / ".tools"
+    with Warm(tools, environment) as interpreter:
+        python, ranks = shlex.join(interpreter.command), f'"{sys.executable}" -m torch.distributed.run'
+        for name, command in (("python", python), ("tilth", f"{python} -m tilth"), ("torchrun", ranks)):
+            (tools / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+            (tools / name).chmod(0o755)
         yield Checkout(folder, environment)
-    finally:
-        server.kill()
-        server.wait()
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,42 @@ seconds.
 A call sends its arguments, folder and environment, and its standard input, output and error themselves.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
 import socket
+import subprocess
 import sys
+import time
 import traceback
+from pathlib import Path
+from typing import Any
+
+
+class Warm:
+    """The interpreter, started in a folder; `command` is what runs `python` in it."""
+
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
+        path = folder / "warm"
+        self.command = [sys.executable, "-IS", __file__, "call", str(path)]
+        self._server = subprocess.Popen([sys.executable, __file__, "serve", str(path)], cwd=folder, env=environment)
+        while not path.exists():
+            assert self._server.poll() is None
+            time.sleep(0.02)
+
+    def tilth(self, *args: Any, **how: Any) -> subprocess.CompletedProcess[str]:
+        """`tilth ARG…` to its end; `how`: for `subprocess.run`."""
+        command = [*self.command, "-m", "tilth", *map(str, args)]
+        return subprocess.run(command, **{"capture_output": True, "text": True, "check": False, **how})
+
+    def __enter__(self) -> Warm:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.kill()
+        self._server.wait()
 
 
 def call(path: str, arguments: list[str]) -> int:
