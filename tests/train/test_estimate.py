@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -25,10 +26,10 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = random.Random(3)
     folder = tmp_path_factory.mktemp("large")
     words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 9))) for _ in range(20_000)]
-    weights = [1 / (i + 2) for i in range(len(words))]
+    weights = list(itertools.accumulate(1 / (i + 2) for i in range(len(words))))
     with (folder / "text.jsonl").open("w", encoding="utf-8") as file:
         for _ in range(2500):
-            text = " ".join(rng.choices(words, weights, k=int(rng.lognormvariate(5, 0.8)) + 2))
+            text = " ".join(rng.choices(words, cum_weights=weights, k=int(rng.lognormvariate(5, 0.8)) + 2))
             file.write(json.dumps({"text": text}) + "\n")
     (folder / "large.yaml").write_text(
         f"""
