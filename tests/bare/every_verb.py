@@ -64,7 +64,7 @@ def main(recipe: str) -> None:
         "show": ("optim.muon",),
         "new": ("optim.my_bare_rule",),
         "check": ("schedule.cosine", "--short", *root),
-        "compare": (recipe, "--arms", "optim.lr=0.01,0.02", "--seeds", "2", "--workers", "2", *root),
+        "compare": (recipe, "--arms", "optim.lr=0.01,0.02", "--seeds", "1", "--workers", "2", *root),
         "schema": (),
         "demo": ("budget.steps=2", "tokenizer.vocab_size=400", "mixture=proportional", *text, *root),
         "init": ("written.yaml",),

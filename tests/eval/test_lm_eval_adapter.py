@@ -11,7 +11,7 @@ import pytest
 import torch
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
-pytest.importorskip("lm_eval")
+lm_eval = pytest.importorskip("lm_eval")
 
 from lm_eval.api.instance import Instance
 
@@ -200,9 +200,19 @@ def test_a_task_file_is_data(tmp_path: Path, text: str, says: str) -> None:
 
 
 @pytest.mark.slow
-def test_an_unknown_name_is_refused_with_the_nearest_of_ours_and_theirs() -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_of_ours_and_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = lm_eval_tasks.TaskManager
+    few = str(Path(lm_eval.tasks.__file__).parent / "arc")  # to read all of theirs takes a quarter of a minute
+
+    def manager(include_defaults: bool) -> object:
+        assert include_defaults
+        return whole(include_defaults=False, include_path=few)
+
+    monkeypatch.setattr(lm_eval_tasks, "TaskManager", manager)
     with pytest.raises(RecipeError, match=r"no task 'bits_per_bite'.*'bits_per_byte'"):
         lm_eval_tasks.load(("bits_per_bite",))
+    with pytest.raises(RecipeError, match=r"no task 'arc_esy'.*'arc_easy'"):
+        lm_eval_tasks.load(("arc_esy",))
 
 
 def test_a_template_stays_in_its_document(make_speaker, tmp_path: Path) -> None:
