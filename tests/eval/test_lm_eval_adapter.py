@@ -11,8 +11,9 @@ import pytest
 import torch
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
-lm_eval = pytest.importorskip("lm_eval")
+pytest.importorskip("lm_eval")
 
+import lm_eval.tasks
 from lm_eval.api.instance import Instance
 
 from tilth.core.errors import DataError, RecipeError
