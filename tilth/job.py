@@ -39,6 +39,7 @@ from tilth.core.streams import key as stream_key
 from tilth.core.technique import dump, resolve, use_name
 from tilth.data.corpus import Documents, NothingLeft, documents_key
 from tilth.data.corpus import prepare as prepare_documents
+from tilth.data.tokens import ready
 from tilth.eval import bits_per_byte
 from tilth.eval.evaluate import evaluate as run_tasks
 from tilth.eval.evaluate import figures, tell
@@ -176,7 +177,7 @@ def estimate(
     """
     resolved = _resolved(recipe, overrides)
     cache, asked, say = Path(root) / ".cache", resolved.recipe, (out or console()).say
-    if exact or _mark(asked, cache).exists():
+    if exact or asked.data is not None or _mark(asked, cache).exists():
         prepared = prepare(asked, cache, say)
         have = seen = {name: splits["train"] for name, splits in prepared.stores.items()}
         tokenizer, vocab_size, told, unknown = prepared.tokenizer, prepared.tokenizer.vocab_size, None, []
@@ -246,7 +247,11 @@ def prepare(recipe: Recipe, cache: Path, say: Any) -> Prepared:
     """Documents, tokenizer and token shards of a recipe, each from the cache where its inputs have not changed."""
     cache.mkdir(parents=True, exist_ok=True)
     sweep(cache.parent)
+    there = None if recipe.data is None else ready.tokens(recipe.data)
     documents = prepare_documents(recipe.corpus, cache, say)
+    if there is not None:
+        tokenizer = ready.tokenizer(there, recipe.tokenizer.prepare(documents, cache, say))  # type: ignore[attr-defined]
+        return Prepared(documents, tokenizer, ready.stores(there, documents, say))
     tokenizer = Tokenizer.load(recipe.tokenizer.prepare(documents, cache, say))  # type: ignore[attr-defined]
     prepared = Prepared(documents, tokenizer, write_stores(documents, tokenizer, cache, say))
     if not (mark := _mark(recipe, cache)).exists():
@@ -414,10 +419,10 @@ def check_held_out(recipe: Recipe, documents: Documents, say: Any) -> None:
     names = [use_name(t) for t in (*recipe.eval.tasks, *recipe.eval.during) if getattr(t, "path", None) is None]
     needing = [name for name in dict.fromkeys(names) if name in ("bits_per_byte", "minimal_pairs")]
     if not has and needing:
-        say(
-            f"no text is held out, so {' and '.join(needing)} will have nothing to score: corpus.holdout.fraction "
-            "above 0 holds documents out, corpus.held_out takes text of your own"
-        )
+        helps = "corpus.held_out takes text of your own"
+        if recipe.data is None:
+            helps = f"corpus.holdout.fraction above 0 holds documents out, {helps}"
+        say(f"no text is held out, so {' and '.join(needing)} will have nothing to score: {helps}")
 
 
 def _rehearse(recipe: Recipe, stage: Any) -> None:
@@ -456,7 +461,7 @@ def _rehearse(recipe: Recipe, stage: Any) -> None:
 def identity(recipe: Recipe, prepared: Prepared, start: Start) -> dict[str, Any]:
     """What decides the weights: two runs with equal identities train equal models."""
     return {
-        "data": content_hash([prepared.documents.key, prepared.tokenizer.fingerprint]),
+        "data": _data(recipe, prepared),
         "model": content_hash(dump(recipe.model)),
         "stages": content_hash(recipe.to_dict()["stages"]),
         "seed": recipe.seed,
@@ -465,6 +470,14 @@ def identity(recipe: Recipe, prepared: Prepared, start: Start) -> dict[str, Any]
         **({"init_draw": recipe.init_draw} if recipe.init_draw else {}),
         **({"keep": _measured_while_training(recipe)} if recipe.eval.keep == "best" else {}),
     }
+
+
+def _data(recipe: Recipe, prepared: Prepared) -> str:
+    """Content of what is trained on. Tokens that were there already are cut in their own way."""
+    made = [prepared.documents.key, prepared.tokenizer.fingerprint]
+    if recipe.data is not None:
+        made += [splits["train"].fingerprint for splits in prepared.stores.values()]
+    return content_hash(made)
 
 
 def _measured_while_training(recipe: Recipe) -> str:

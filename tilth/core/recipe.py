@@ -21,7 +21,7 @@ from .config import Config, validate
 from .errors import RecipeError
 from .hashing import content_hash
 from .kinds import refuse_other_recipe
-from .located import Located, locate
+from .located import Located, anchored, locate
 from .shipped import recipe_file
 from .technique import AREAS, config_class, excluded, names, sketching, technique, used
 
@@ -219,6 +219,9 @@ class Recipe(Config):
     seed: int = Field(0, ge=0, lt=2**63)
     init_draw: int = Field(0, ge=0)
     """Which draw of the first weights: 0 is the seed's own; another gives other weights and the same order of data."""
+    data: Located | None = None
+    """Directory of a finished data run whose tokens are trained on as they are, stream or packed. It takes the place of
+    `tokenizer` and of all of `corpus` but `held_out`."""
     corpus: Corpus
     tokenizer: technique("tokenizer")  # type: ignore[valid-type]
     model: technique("model")  # type: ignore[valid-type]
@@ -341,6 +344,10 @@ def from_dict(data: dict[str, Any], where: str = "recipe", origins: dict[str, st
         return layers.origin_of(_as_written(place, data), origins)
 
     try:
+        if isinstance(expanded.get("data"), str):
+            expanded = _of_data_run(
+                expanded, anchored(Located(expanded["data"]), Path(written_in("data")).parent, "data")
+            )
         recipe = validate(Recipe, expanded)
         absolute = locate(recipe, expanded, written_in)
         recipe = recipe if absolute is None else validate(Recipe, absolute)
@@ -450,6 +457,26 @@ def _expand_stages(data: dict[str, Any]) -> dict[str, Any]:
     if isinstance(stages, list):
         data["stages"] = [_inherit_stage(shared, s) for s in stages]
     return data
+
+
+DATA_RUN = "data_run"
+"""What the text of `data: DIRECTORY` is called among the sources."""
+
+
+def _of_data_run(recipe: dict[str, Any], run: str) -> dict[str, Any]:
+    """The recipe with the corpus and the tokenizer that `data: run` stands for."""
+    corpus = recipe.get("corpus") or {}
+    source = {"use": "curated", "path": run, "tiers": None, "where": {}}
+    ours = {"sources": {DATA_RUN: source}, "curate": [], "holdout": {**Holdout().model_dump(), "fraction": 0.0}}
+    for field, value in corpus.items() if isinstance(corpus, dict) else ():
+        if field in ours and value is not None and value != ours[field]:
+            raise RecipeError(
+                f"`data` names tokens that are there, which corpus.{field} cannot change.",
+                where="data",
+                fix="Leave `data` out, or all of `corpus` but `held_out` (on the command line: corpus=null).",
+            )
+    own = {"tokenizer": {"use": "pretrained", "path": f"{run}/tokens/tokenizer"}}
+    return {**own, **recipe, "data": run, "corpus": {**corpus, **ours} if isinstance(corpus, dict) else corpus}
 
 
 def _inherit_stage(shared: dict[str, Any], stage: Any) -> Any:

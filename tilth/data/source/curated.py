@@ -40,9 +40,9 @@ class Config(BaseConfig):
 
     path: Located = Field(min_length=1)
     """Directory of the data run."""
-    tiers: list[Literal["L1", "L2", "L3", "L4"]] = Field(["L1"], min_length=1)
-    """Tiers whose documents are read, one after the other. Of several, a document that climbed is read where it came
-    to, not also where it was: the ids of those are held in memory."""
+    tiers: list[Literal["L1", "L2", "L3", "L4"]] | None = Field(["L1"], min_length=1)
+    """Tiers whose documents are read, one after the other; null: the one that the run's tokens are of. Of several, a
+    document that climbed is read where it came to, not also where it was: the ids of those are held in memory."""
     where: dict[str, str | int | bool | list[str]] = {}
     """Conditions: column or key of the metadata -> the value, or one of the values, it must have."""
 
@@ -82,7 +82,7 @@ class Config(BaseConfig):
     def _climbed(self) -> set[str]:
         """Ids of documents that a higher of the tiers asked for was made from."""
         found: set[str] = set()
-        if len(set(self.tiers)) > 1:
+        if len(self._tiers()) > 1:
             for path in self._files():
                 found.update(pq.read_table(self._sound(path), columns=["parent"]).column("parent").to_pylist())
         return found - {""}
@@ -118,15 +118,21 @@ class Config(BaseConfig):
 
         return result(self.path)
 
+    def _tiers(self) -> list[str]:
+        from tilth.data.engine.recipe import load
+
+        if self.tiers is not None:
+            return list(dict.fromkeys(self.tiers))
+        tokens = load(self._sound(self._dir() / "recipe.yaml")).tokens
+        return ["L1" if tokens is None else tokens.tier]
+
     def _files(self) -> list[Path]:
         dir = self._dir()
-        found = [
-            f for tier in dict.fromkeys(self.tiers) for f in sorted((dir / "documents" / tier).glob("part-*.parquet"))
-        ]
+        found = [f for tier in self._tiers() for f in sorted((dir / "documents" / tier).glob("part-*.parquet"))]
         if not found:
             there = sorted(p.name for p in (dir / "documents").glob("L*"))
             raise DataError(
-                f"the data run has no documents of {', '.join(self.tiers)}.",
+                f"the data run has no documents of {', '.join(self._tiers())}.",
                 where=str(dir),
                 fix=f"There are {', '.join(there)}." if there else "",
             )
