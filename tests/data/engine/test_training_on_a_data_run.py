@@ -1,4 +1,4 @@
-"""`data: DIRECTORY`: a data run's tokens are trained on as they are, and a step leads back to the bytes that were read."""
+"""`data: DIRECTORY`: the tokens of a data run are trained on as they are, and a step leads back to the bytes."""
 
 from __future__ import annotations
 
