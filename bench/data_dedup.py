@@ -131,12 +131,12 @@ def _read(path: Path) -> Any:
 def _sketch(path: Path, to: Path) -> None:
     import pyarrow.parquet as pq
 
-    from tilth.data.across.space import SKETCH
+    from tilth.data.across.space import NO_SIGNALS, SKETCH
 
     step, first, writer = _step(), 0, None
     to.mkdir(parents=True)
     for batch in _read(path):
-        sketch = step.sketch(batch, first)
+        sketch = step.sketch(batch, NO_SIGNALS, first)
         writer = writer or pq.ParquetWriter(to / SKETCH, sketch.schema)
         writer.write_batch(sketch)
         first += batch.num_rows
@@ -183,7 +183,9 @@ def _run(task: Any) -> None:
 def _warm(_: int) -> None:
     import pyarrow as pa
 
-    _step().sketch(pa.RecordBatch.from_pylist([row._asdict() for row in _few()], _schema()), 0)
+    from tilth.data.across.space import NO_SIGNALS
+
+    _step().sketch(pa.RecordBatch.from_pylist([row._asdict() for row in _few()], _schema()), NO_SIGNALS, 0)
     time.sleep(0.5)  # so that both processes do
 
 

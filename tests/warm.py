@@ -61,6 +61,9 @@ def serve(path: str) -> None:
     import tilth.lab.compare
     import tilth.lab.page  # noqa: F401
 
+    with contextlib.suppress(ImportError):  # what exports are compared with
+        from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401
+
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
         listening.listen()

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from tilth.core.protocols import Verdicts
 from tilth.data.across.space import SKETCH, Space
 from tilth.data.document import SCHEMA, Document, batches
+from tilth.data.engine import steps
+from tilth.data.engine.steps import Signals
 
 
 def documents(texts: Sequence[str], **columns: Sequence[Any]) -> list[Document]:
@@ -42,7 +44,7 @@ def run(
             first += batch.num_rows
         cut.append(pieces)
         place.mkdir(parents=True)
-        sketches = [step.sketch(batch, first) for first, batch in pieces]
+        sketches = [step.sketch(b, Signals(b, {}).get(steps.needs(step)), first) for first, b in pieces]
         with pq.ParquetWriter(place / SKETCH, sketches[0].schema) as writer:
             for sketch in sketches:
                 writer.write_batch(sketch)

@@ -2,9 +2,10 @@
 
 Such a step never holds the texts of all documents. It is built like any curation step and has
 
-    sketch(batch, first) -> pa.RecordBatch
-        small records of the documents of a batch (keys, hashes, signatures), a pure function of them; `first` is the
-        row of the part at which the batch begins. While a part's documents are worked on anyway, these are written.
+    sketch(batch, signals, first) -> pa.RecordBatch
+        small records of the documents of a batch (keys, hashes, signatures), a pure function of them and of the
+        columns of the signals it lists in `needs`; `first` is the row of the part at which the batch begins. While a
+        part's documents are worked on anyway, these are written.
 
     rounds(space) -> Iterator[list[Task]]
         lists of tasks that make whatever they like under `space.dir` from the sketches and earlier rounds; the tasks of
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tilth.core.protocols import Verdicts
 
 SKETCH = "sketch.parquet"
+NO_SIGNALS = pa.RecordBatch.from_pylist([], pa.schema([]))
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Space:
 class Across(Protocol):
     """A built step across documents; see the top of this page."""
 
-    def sketch(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch: ...
+    def sketch(self, batch: pa.RecordBatch, signals: pa.RecordBatch, first: int) -> pa.RecordBatch: ...
 
     def rounds(self, space: Space) -> Iterator[Sequence[Task]]: ...
 

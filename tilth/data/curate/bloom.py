@@ -71,7 +71,7 @@ class Bloom:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def sketch(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
+    def sketch(self, batch: pa.RecordBatch, signals: pa.RecordBatch, first: int) -> pa.RecordBatch:
         """Row, line and hash of each item, in order."""
         hashes, rows, lines = items(batch.column("text"), self.config.ngram)
         return pa.RecordBatch.from_pydict(

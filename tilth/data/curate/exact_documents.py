@@ -74,7 +74,7 @@ class ExactDocuments:
             facts={"form": config.form},
         )
 
-    def sketch(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
+    def sketch(self, batch: pa.RecordBatch, signals: pa.RecordBatch, first: int) -> pa.RecordBatch:
         """The key of each document."""
         _, keys = units.keys(batch.column("text"), form=self._form)
         return clusters.sketch(self.rules, batch, keys[:, None, :], (keys != 0).any(axis=1), None)

@@ -115,7 +115,7 @@ class Deduplication:
             },
         )
 
-    def sketch(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
+    def sketch(self, batch: pa.RecordBatch, signals: pa.RecordBatch, first: int) -> pa.RecordBatch:
         """Band keys and a brief signature of each document."""
         made = self._minhash(batch.column("text"))
         return clusters.sketch(self.rules, batch, made.keys[:, :, None], made.counts > 0, made.brief)

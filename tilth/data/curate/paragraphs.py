@@ -81,7 +81,7 @@ class Paragraphs:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def sketch(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
+    def sketch(self, batch: pa.RecordBatch, signals: pa.RecordBatch, first: int) -> pa.RecordBatch:
         """Records of the windows of a batch; those too short have none."""
         c = self.config
         counts, keys = units.keys(batch.column("text"), c.unit, c.form, c.window, c.min_chars)

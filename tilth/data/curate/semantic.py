@@ -121,7 +121,7 @@ class Semantic:
         rows = [self._model.embed(text) for text in column.to_pylist()]
         return vectors.unit(np.array(rows).reshape(len(rows), -1))
 
-    def sketch(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
+    def sketch(self, batch: pa.RecordBatch, signals: pa.RecordBatch, first: int) -> pa.RecordBatch:
         """row uint32, id, order uint64 (keyed hash of the id), scope uint64, vector large_binary (int32 each)."""
         made = self.embed(batch.column("text")) if batch.num_rows else np.zeros((0, 1), np.int32)
         rows = np.flatnonzero(made.any(axis=1))

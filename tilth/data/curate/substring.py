@@ -101,7 +101,7 @@ class Substring:
         self._tokenizer = None if config.tokens == "words" else _tokenizer(config.tokens)
         self._spans: tuple[Path, np.ndarray, list[str]] | None = None
 
-    def sketch(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
+    def sketch(self, batch: pa.RecordBatch, signals: pa.RecordBatch, first: int) -> pa.RecordBatch:
         """row uint32, id, salt uint64, words large_binary (uint64 each, little-endian) of the documents long enough."""
         words = self._words(batch.column("text"))
         rows = np.flatnonzero(np.diff(words.offsets) >= self._config.length)

@@ -30,11 +30,12 @@ import pyarrow.compute as pc
 
 from tilth.core.config import Config
 from tilth.core.errors import DataError, TilthError
+from tilth.core.opening import Opens
 from tilth.core.protocols import Verdicts
 from tilth.core.rundir import write_json
 from tilth.core.technique import use_name
 from tilth.data.across.files import Writer, read
-from tilth.data.across.space import SKETCH, Space
+from tilth.data.across.space import NO_SIGNALS, SKETCH, Space
 from tilth.data.document import SCHEMA, excerpt
 from tilth.data.read.reading import Unreadable
 
@@ -101,13 +102,19 @@ class Pass:
             if getattr(_built(config), "edits", False):
                 yield first, group
                 first, group = i + 1, []
-        if group or not first:
+        if group or not first or self._sketch_needs():
             yield first, group
+
+    def _sketch_needs(self) -> list[Config]:
+        """Signals that the step across documents behind this pass reads."""
+        return [] if self.after is None else steps.needs(_built(self.after[1]))
 
     def signals_of(self, first: int, group: list[tuple[str, Config]]) -> dict[str, Config]:
         """Signal techniques to compute for a stretch, by key."""
         wanted = list(self.keep) if not first else []
         wanted += [need for _, config in group for need in steps.needs(_built(config))]
+        if first + len(group) == len(self.steps):  # the texts that are sketched
+            wanted += self._sketch_needs()
         return {steps.signal_key(c): c for c in wanted}
 
 
@@ -124,16 +131,24 @@ def _built(config: Config) -> Any:
 
 
 def run(
-    pass_: Pass, source: Path, part: int, repeated: tuple[int, ...], space: Space | None, on_error: str, aside: Path
+    pass_: Pass,
+    source: Path,
+    part: int,
+    repeated: tuple[int, ...],
+    space: Space | None,
+    on_error: str,
+    opens: Opens | None,
+    aside: Path,
 ) -> None:
     """Do one part: documents of the Parquet file `source`; `repeated` are rows whose id stood before; `space` is where
-    `pass_.before` worked. Writes into `aside`. Raises DataError if the books do not balance or a step loses rows."""
+    `pass_.before` worked; `opens` opens models for signals. Writes into `aside`. Raises DataError if the books do not
+    balance or a step loses rows."""
     across = pass_.before[1].build() if pass_.before else None  # type: ignore[attr-defined]
     sketcher = pass_.after[1].build() if pass_.after else None  # type: ignore[attr-defined]
     with _Output(aside, pass_, on_error) as out:
         first = 0
         for batch in read(source):
-            signals = Signals(batch, _SIGNALS)
+            signals = Signals(batch, _SIGNALS, opens)
             out.came(batch)
             twice = [row - first for row in repeated if first <= row < first + batch.num_rows]
             if twice:
@@ -151,7 +166,7 @@ def run(
             for number, group in pass_.groups():
                 signals = _stretch(pass_, number, group, signals, out)
             if sketcher is not None and signals.batch.num_rows:
-                out.sketch(sketcher.sketch(signals.batch, out.documents.rows))
+                out.sketch(sketcher.sketch(signals.batch, signals.get(steps.needs(sketcher)), out.documents.rows))
             out.left(signals.batch)
         if sketcher is not None:
             out.sketch_empty(sketcher)
@@ -247,7 +262,8 @@ class _Output:
     def sketch_empty(self, sketcher: Any) -> None:
         """A part without documents has a sketch too."""
         if self._sketch is None:
-            self.sketch(sketcher.sketch(pa.RecordBatch.from_pylist([], OUTPUT), 0))
+            nothing = pa.RecordBatch.from_pylist([], OUTPUT)
+            self.sketch(sketcher.sketch(nothing, NO_SIGNALS, 0))
 
     def step(self, label: str, step: Any, signals: Signals) -> Signals:
         """Apply a step of documents; a document on which it fails is quarantined."""
@@ -282,7 +298,7 @@ class _Output:
         """The documents of which the signals can be computed; the others are quarantined."""
         mask = np.ones(signals.batch.num_rows, dtype=bool)
         for i in range(signals.batch.num_rows):
-            alone = Signals(signals.batch.slice(i, 1), signals.built)
+            alone = Signals(signals.batch.slice(i, 1), signals.built, signals.opens)
             for config in configs.values():
                 try:
                     alone.get([config])
@@ -293,7 +309,7 @@ class _Output:
                     break
         if mask.all():
             raise DataError("a signal fails on a batch but on none of its documents.", where=self._pass.name)
-        return Signals(signals.batch.filter(pa.array(mask)), signals.built)
+        return Signals(signals.batch.filter(pa.array(mask)), signals.built, signals.opens)
 
     def quarantine(self, signals: Signals, rows: list[int], label: str, reason: str) -> Signals:
         """Set rows aside."""

@@ -30,6 +30,7 @@ from tilth.core.errors import DataError, RecipeError, nearest
 from tilth.core.hashing import content_hash
 from tilth.core.machine import cores
 from tilth.core.manifest import Manifest
+from tilth.core.opening import Opens
 from tilth.core.rundir import Count, RunLock, read_json, write_json, write_whole
 from tilth.data.across.files import sound
 from tilth.data.across.space import Space
@@ -40,6 +41,7 @@ from .directory import claim, damage, identity_of, remove_damaged, sweep
 from .passes import Pass
 from .plan import Plan
 from .recipe import DataRecipe, load
+from .steps import AsksRecipe
 
 Say = Callable[[str], None]
 
@@ -65,11 +67,13 @@ def run(
     engine: workers.Engine = "daft",
     num_workers: int | None = None,
     say: Say = print,
+    opens: Opens | None = None,
 ) -> Finished:
     """Do a data recipe, or go on with it where it stopped.
 
     engine       "daft" (worker processes here), "ray" (a cluster, or one started here), "inline" (this process)
     num_workers  worker processes; None: as many as there are cores
+    opens        what opens models for signals that read one
     Raises RecipeError, DataError (a source is missing, a step fails), NothingLeft (the run is finished, and its report
     says what became of all documents) or RunInUse.
     """
@@ -77,11 +81,14 @@ def run(
     if not isinstance(recipe, DataRecipe):
         recipe = load(recipe, overrides)
     plan = Plan.of(recipe)
+    for _, _, config in recipe.labelled():
+        if isinstance(config, AsksRecipe):
+            config.check(recipe)
     identity = identity_of(recipe)
     dir = Path(run_dir) if run_dir else Path(root) / f"{recipe.name}-{content_hash(identity, 8)}"
     with RunLock(dir):
         claim(dir, identity)
-        job = _Job(recipe, plan, dir, engine, num_workers or cores(), say)
+        job = _Job(recipe, plan, dir, engine, num_workers or cores(), say, opens)
         job.mend()
         if not (dir / "done.json").exists():
             sweep(dir)
@@ -112,10 +119,17 @@ def known_engine(name: str) -> workers.Engine:
 
 class _Job:
     def __init__(
-        self, recipe: DataRecipe, plan: Plan, dir: Path, engine: workers.Engine, num_workers: int, say: Say
+        self,
+        recipe: DataRecipe,
+        plan: Plan,
+        dir: Path,
+        engine: workers.Engine,
+        num_workers: int,
+        say: Say,
+        opens: Opens | None = None,
     ) -> None:
         self.recipe, self.plan, self.dir = recipe, plan, dir
-        self.engine, self.num_workers, self.say = engine, num_workers, say
+        self.engine, self.num_workers, self.say, self.opens = engine, num_workers, say, opens
 
     def mend(self) -> None:
         """Make a finished run unfinished again if files of it are missing or damaged, saying which."""
@@ -208,7 +222,7 @@ class _Job:
         for part, source in enumerate(before):
             rows = tuple(repeated.get(str(part), ()))
             own = space if pass_.before is not None else None
-            make = partial(passes.run, pass_, source, part, rows, own, self.recipe.on_error)
+            make = partial(passes.run, pass_, source, part, rows, own, self.recipe.on_error, self.opens)
             yield Task(self.dir / f"pass-{pass_.name}" / f"{part:06d}", make, self.files[part].stat().st_size)
 
     def _discard_damaged(self, *targets: Path) -> None:

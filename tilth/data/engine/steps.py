@@ -14,13 +14,23 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from tilth.core import opening
 from tilth.core.config import Config
 from tilth.core.errors import RecipeError
 from tilth.core.hashing import content_hash
+from tilth.core.opening import Opens
 from tilth.core.protocols import Verdicts
 from tilth.core.technique import dump, resolve
 
 Kind = Literal["document", "ordered", "across"]
+
+
+class AsksRecipe(Config):
+    """A step's configuration that is held against the whole data recipe before anything is read."""
+
+    def check(self, recipe: Any) -> None:
+        """Raise RecipeError if the step cannot mean what it says in this `tilth.data.engine.recipe.DataRecipe`."""
+        raise NotImplementedError
 
 
 def kind(step: Any) -> Kind:
@@ -80,6 +90,7 @@ class Signals:
 
     batch: pa.RecordBatch
     built: dict[str, Any]
+    opens: Opens | None = None
     columns: dict[str, dict[str, pa.Array]] = field(default_factory=dict)
 
     def build(self, configs: Iterable[Config]) -> None:
@@ -87,7 +98,7 @@ class Signals:
         for config in configs:
             key = signal_key(config)
             if key not in self.built:
-                self.built[key] = config.build()  # type: ignore[attr-defined]
+                self.built[key] = opening.built(config, self.opens)
 
     def get(self, configs: Iterable[Config]) -> pa.RecordBatch:
         """Columns of these techniques, row for row."""
@@ -109,7 +120,7 @@ def after(verdicts: Verdicts, signals: Signals) -> Signals:
     batch, mask = _changed(signals.batch, verdicts), pa.array(verdicts.keep)
     columns = {} if verdicts.text is not None else signals.columns
     kept = {key: {name: c.filter(mask) for name, c in v.items()} for key, v in columns.items()}
-    return Signals(batch.filter(mask), signals.built, kept)
+    return Signals(batch.filter(mask), signals.built, signals.opens, kept)
 
 
 def _changed(batch: pa.RecordBatch, verdicts: Verdicts) -> pa.RecordBatch:

@@ -163,7 +163,8 @@ def _across(spec: Any, rows: Sequence[Document], cuts: Sequence[int]) -> Answer:
         parts = [rows[a:b] for a, b in pairwise(bounds)]
         for i, part in enumerate(parts):
             (root / f"{i}").mkdir()
-            records = spec.build().sketch(batch_of(part), 0)
+            sketcher, batch = spec.build(), batch_of(part)
+            records = sketcher.sketch(batch, Signals(batch, {}).get(steps.needs(sketcher)), 0)
             with Writer(root / f"{i}" / SKETCH, records.schema) as writer:
                 writer.write(records)
         space = Space(root / "space", tuple(root / f"{i}" for i in range(len(parts))))

@@ -1,0 +1,233 @@
+"""The best of all documents by a signal, as many as a budget holds.
+
+Documents are ordered by the signal's column, equal ones by a hash of their ids, and taken from the best on while their
+tokens (bytes, or number) fit. The order is never made: the place where the budget ends is found by counting the
+documents' keys digit by digit, in bounded memory, so a hundred million documents are a few passes over 24 bytes each.
+
+Fails when: the signal is no measure of worth. The best by a model's loss, for instance, are the most predictable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
+
+from tilth.core.errors import DataError, RecipeError, nearest
+from tilth.core.opening import OpensModel
+from tilth.core.protocols import Verdicts
+from tilth.core.rundir import read_json, write_json
+from tilth.core.technique import technique
+from tilth.data.across.tasks import Task
+from tilth.data.engine.steps import AsksRecipe
+
+if TYPE_CHECKING:
+    from tilth.data.across.space import Space
+
+CARD = {
+    "title": "The best documents within a budget",
+    "paper": "arXiv:2309.04564",
+    "claim": "What is kept is a prefix of all documents ordered by the signal, the longest one that fits the budget.",
+    "baseline": "",
+    "check": "Equal to sorting all documents (tests/data/curate/test_budget.py).",
+    "needs": [],
+    "excludes": [],
+    "exempt": {
+        "knob:signal": "another signal has other columns; tests/data/signal/test_lm_loss.py has one",
+        "knob:tokens": "a budget has one unit; tests/data/curate/test_budget.py has all",
+        "knob:bytes": "a budget has one unit; tests/data/curate/test_budget.py has all",
+        "knob:fraction": "a budget has one unit; tests/data/curate/test_budget.py has all",
+        "knob:count": "goes with tokens; tests/data/curate/test_budget.py has it",
+    },
+}
+
+SMALL = {"signal": "gopher", "column": "gopher_words", "documents": 6}
+KNOBS = {"documents": 3, "column": "gopher_word_length"}
+"""Where the contract's documents show a knob."""
+DIGIT = 16
+"""Bits of a key that are counted at once."""
+_SKETCH = pa.schema([("value", pa.float64()), ("rank", pa.uint64()), ("tie", pa.uint64()), ("size", pa.int64())])
+_KEY = np.dtype([("rank", "<u8"), ("tie", "<u8"), ("size", "<i8")])
+
+
+class Config(AsksRecipe):
+    """Which documents are the best, and how many are kept."""
+
+    signal: technique("signal")  # type: ignore[valid-type]
+    """What measures them."""
+    column: str
+    """The signal's column they are ordered by; a number. Documents without one are dropped."""
+    best: Literal["lowest", "highest"] = "highest"
+    """Which end is kept."""
+    tokens: int | None = Field(None, gt=0)
+    """At most so many tokens, as `count` counts them."""
+    bytes: int | None = Field(None, gt=0)
+    """At most so many bytes of text."""
+    documents: int | None = Field(None, gt=0)
+    """At most so many documents."""
+    fraction: float | None = Field(None, gt=0, le=1)
+    """At most this share of the bytes of text."""
+    count: str | None = None
+    """The signal's column that counts tokens, which a budget of tokens needs."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        units = [u for u in ("tokens", "bytes", "documents", "fraction") if getattr(self, u) is not None]
+        if len(units) != 1:
+            raise ValueError(f"a budget is exactly one of tokens, bytes, documents, fraction (got {units or 'none'})")
+        columns = list(self.signal.columns())
+        for name in (self.column, self.count):
+            if name is not None and name not in columns:
+                raise ValueError(f"the signal gives no column '{name}'. {nearest(name, columns)}")
+        if (self.tokens is None) != (self.count is None):
+            raise ValueError("a budget of tokens, and no other, names the column that counts them: `count`")
+        return self
+
+    def check(self, recipe: Any) -> None:
+        """Refuse tokens that are counted by another tokenizer than the one that makes the recipe's tokens."""
+        from tilth.data.tokens.tokenizer import Tokenizer
+
+        if self.tokens is None or recipe.tokens is None or not isinstance(self.signal, OpensModel):
+            return
+        path = recipe.tokens.tokenizer.model_dump().get("path")
+        if path is None or Tokenizer.load(Path(path)).fingerprint != self.signal.tokenizer():
+            raise RecipeError(
+                "the budget counts tokens of the proxy's tokenizer, and the recipe's tokens are made by another.",
+                where="tokens.tokenizer",
+                fix=f"tokens.tokenizer: {{use: pretrained, path: {self.signal.model}/tokenizer}} is the proxy's; or "
+                "give the budget in bytes.",
+            )
+
+    def build(self) -> Budget:
+        """The step."""
+        return Budget(self)
+
+
+class Budget:
+    """Keys and sizes in `sketch`, the end of the budget in one round, verdicts by comparison with it."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.needs = (config.signal,)
+
+    def sketch(self, batch: pa.RecordBatch, signals: pa.RecordBatch, first: int) -> pa.RecordBatch:
+        """Of each document: its key, of which lower is better, and its size in units of the budget."""
+        config, n = self._config, batch.num_rows
+        value = np.full(n, np.nan)
+        size = np.ones(n, np.int64)
+        if n:
+            value = pc.cast(signals.column(config.column), pa.float64()).to_numpy(zero_copy_only=False).astype(float)
+            if config.count is not None:
+                size = pc.fill_null(signals.column(config.count), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+            elif config.documents is None:
+                size = pc.binary_length(batch.column("text")).to_numpy(zero_copy_only=False).astype(np.int64)
+        digests = [hashlib.blake2b(i.encode(), digest_size=8).digest() for i in batch.column("id").to_pylist()]
+        rank = _rank(value if config.best == "lowest" else -value)
+        columns = (value, rank, np.frombuffer(b"".join(digests), "<u8"), size)
+        return pa.RecordBatch.from_arrays(
+            [pa.array(c, t) for c, t in zip(columns, _SKETCH.types, strict=True)], schema=_SKETCH
+        )
+
+    def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
+        """One task finds where the budget ends."""
+        config = self._config
+        asked = config.tokens or config.bytes or config.documents
+        unit = "tokens" if config.tokens else "documents" if config.documents else "bytes"
+        yield [Task(space.dir / "end", partial(find_end, space, asked, config.fraction, unit))]
+
+    def judge(self, batch: pa.RecordBatch, first: int, part: int, space: Space) -> Verdicts:
+        """The documents before the end are kept. The threshold is the value of the last that is."""
+        n, end = batch.num_rows, read_json(space.dir / "end" / "end.json")
+        rows = pa.Table.from_batches(space.sketch(part), _SKETCH).slice(first, n)
+        value, rank, tie = (rows.column(c).to_numpy() for c in ("value", "rank", "tie"))
+        keep = (rank < end["rank"]) | ((rank == end["rank"]) & (tie < end["tie"]))
+        keep &= ~np.isnan(value)
+        dropped = np.where(np.isnan(value), "no value", "beyond the budget")
+        reason = ["" if k else str(d) for k, d in zip(keep, dropped, strict=True)]
+        limit = np.nan if end["value"] is None else end["value"]
+        return Verdicts(keep, reason, value=value.astype(float), threshold=np.full(n, limit))
+
+
+def find_end(space: Space, asked: int | None, fraction: float | None, unit: str, aside: Path) -> None:
+    """Write the key at which the budget ends: documents with lower ones fit. Raises DataError for a budget above what
+    there is."""
+    total = sum(int(rows["size"].sum()) for rows in _rows(space))
+    if asked is not None and asked > total > 0:
+        raise DataError(
+            f"the budget is {asked:,} {unit}, and all documents with a value have {total:,}.",
+            where="curate.budget",
+            fix=f"Ask for at most {total:,}, or leave the step out.",
+        )
+    left = math.floor(total * fraction) if asked is None else asked
+    prefix = 0
+    for digit in range(
+        128 // DIGIT
+    ):  # each pass fixes the next digit of the key at which the sizes exceed what is left
+        sizes = np.zeros(1 << DIGIT, np.int64)
+        seen = False
+        for rows in _rows(space):
+            mine = _digits(rows, digit, prefix)
+            seen |= len(mine[0]) > 0
+            np.add.at(sizes, mine[0], mine[1])
+        ends = np.cumsum(sizes)
+        at = int(np.searchsorted(ends, left, side="right"))
+        if not seen or at == len(ends):  # all fit
+            write_json(aside / "end.json", {"rank": 2**64 - 1, "tie": 2**64 - 1, "value": _last(space, 2**64 - 1, 0)})
+            return
+        left -= int(ends[at - 1]) if at else 0
+        prefix = prefix << DIGIT | at
+    rank, tie = prefix >> 64, prefix & (2**64 - 1)
+    write_json(aside / "end.json", {"rank": rank, "tie": tie, "value": _last(space, rank, tie)})
+
+
+def _rows(space: Space) -> Iterator[np.ndarray]:
+    """Keys and sizes of all documents that have a value."""
+    for part in range(len(space.parts)):
+        for batch in space.sketch(part):
+            value = batch.column("value").to_numpy(zero_copy_only=False)
+            out = np.empty(batch.num_rows, _KEY)
+            for name in ("rank", "tie", "size"):
+                out[name] = batch.column(name).to_numpy(zero_copy_only=False)
+            yield out[~np.isnan(value)]
+
+
+def _digits(rows: np.ndarray, digit: int, prefix: int) -> tuple[np.ndarray, np.ndarray]:
+    """This digit of the keys that begin with `prefix`, and their sizes."""
+    per_half = 64 // DIGIT
+    half = rows["rank"] if digit < per_half else rows["tie"]
+    shift = np.uint64(64 - DIGIT * (digit % per_half + 1))
+    mine = np.ones(len(rows), bool)
+    if digit >= per_half:
+        mine &= rows["rank"] == np.uint64(prefix >> DIGIT * (digit - per_half))
+    if digit % per_half:
+        known = prefix & ((1 << DIGIT * (digit % per_half)) - 1)
+        mine &= half >> (shift + np.uint64(DIGIT)) == np.uint64(known)
+    return ((half[mine] >> shift) & np.uint64((1 << DIGIT) - 1)).astype(np.int64), rows["size"][mine]
+
+
+def _last(space: Space, rank: int, tie: int) -> float | None:
+    """The value of the last document before the end; None if none is."""
+    best: tuple[int, float] | None = None
+    for part in range(len(space.parts)):
+        for batch in space.sketch(part):
+            value, ranks, ties = (batch.column(c).to_numpy(zero_copy_only=False) for c in ("value", "rank", "tie"))
+            kept = ((ranks < rank) | ((ranks == rank) & (ties < tie))) & ~np.isnan(value)
+            if kept.any():
+                i = int(np.argmax(np.where(kept, ranks, 0)))
+                if best is None or int(ranks[i]) > best[0]:
+                    best = (int(ranks[i]), float(value[i]))
+    return None if best is None else best[1]
+
+
+def _rank(value: np.ndarray) -> np.ndarray:
+    """Floats as integers of the same order, uint64."""
+    bits = (value + 0.0).view(np.uint64)  # one zero
+    return np.where(bits >> np.uint64(63) == 1, ~bits, bits | np.uint64(1 << 63))
