@@ -87,8 +87,8 @@ class CurateStep(Protocol):
                       one that may change texts says so: `edits = True`
         in order      `judge(batch) -> Verdicts` is called on all batches in order and keeps state (`ordered = True`);
                       for small corpora in one process
-        across        `sketch`, `rounds` and `judge`: sees all documents at once through small records of each and of the
-                      signals it lists in `needs` (`tilth.data.across.space`)
+        across        `sketch`, `rounds` and `judge`: sees all documents at once through small records of each and of
+                      the signals it lists in `needs` (`tilth.data.across.space`)
 
         It may also have `notices`, sentences said before anything is read, and `account(run) -> dict`, what it has to
         say of a finished data run besides its decisions: plain data for the ledger, under its label.
