@@ -55,6 +55,8 @@ def call(path: str, arguments: list[str]) -> int:
 
 
 def serve(path: str) -> None:
+    import torch._dynamo  # noqa: F401
+
     import tilth.cli
     import tilth.cli_data
     import tilth.job

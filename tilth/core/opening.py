@@ -25,17 +25,17 @@ class OpensModel(Config):
         """Fingerprint of the tokenizer that the model reads."""
         raise NotImplementedError
 
-    def build(self, opens: Opens) -> Any:
-        """The part."""
+    def build(self, opens: Opens | None = None) -> Any:
+        """The part, given what opens models."""
         raise NotImplementedError
+
+    def opened(self, opens: Opens | None) -> Any:
+        """The model. Raises RecipeError where none can be opened."""
+        if opens is None:
+            raise RecipeError("this signal reads a model, which only `tilth data run` opens.", where="signals")
+        return opens(str(self.model))
 
 
 def built(config: Any, opens: Opens | None) -> Any:
-    """The part of a configuration, which gets `opens` if it opens a model. Raises RecipeError if there is none."""
-    if not isinstance(config, OpensModel):
-        return config.build()
-    if opens is None:
-        raise RecipeError(
-            "this signal reads a model, which only `tilth data run` opens.", where=type(config).__module__
-        )
-    return config.build(opens)
+    """The part of a configuration, which gets `opens` if it opens a model."""
+    return config.build(opens) if isinstance(config, OpensModel) else config.build()

@@ -43,6 +43,8 @@ def nursery() -> int:
     """
     import select
 
+    import torch._dynamo  # noqa: F401  # torch imports it when the first optimizer is made
+
     from tilth import job  # noqa: F401  # what every run needs
     from tilth.lab import runs  # noqa: F401
 

@@ -59,9 +59,9 @@ class Config(OpensModel):
         """Fingerprint of the tokenizer that counts the tokens."""
         return Tokenizer.load(Path(self.model) / "tokenizer").fingerprint
 
-    def build(self, opens: Opens) -> LmLoss:
+    def build(self, opens: Opens | None = None) -> LmLoss:
         """The signal; opens the model."""
-        return LmLoss(opens(str(self.model)))
+        return LmLoss(self.opened(opens))
 
 
 class LmLoss:
