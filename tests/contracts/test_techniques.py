@@ -26,7 +26,7 @@ def parameter(case: Case) -> Any:
     return pytest.param(case, id=f"{case.identity}-{case.name}", marks=marks)
 
 
-@pytest.mark.parametrize("case", map(parameter, CASES))
+@pytest.mark.parametrize("case", [parameter(case) for case in CASES])
 def test_contract(case: Case) -> None:
     if case.exempt:
         pytest.skip(f"exempt: {case.exempt}")
