@@ -30,11 +30,12 @@ def summary(warm: Warm, tiny_recipe: Path, root: Path) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def test_help_imports_neither_torch_nor_pydantic() -> None:
+def test_help_imports_neither_torch_nor_pydantic_and_planning_nothing_that_saves() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from tilth.cli import app;"
         "r = CliRunner().invoke(app, ['--help']); assert r.exit_code == 0, r.output;"
-        "assert not {'torch', 'pydantic', 'rich', 'pyarrow'} & set(sys.modules)"
+        "assert not {'torch', 'pydantic', 'rich', 'pyarrow'} & set(sys.modules);"
+        "import tilth.job; assert 'torch.distributed.checkpoint' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -49,7 +49,6 @@ from tilth.report.live import Console, console
 from tilth.train import estimate as estimating
 from tilth.train.learner import equip
 from tilth.train.plan import Machine, Plan, count, plan, remember, shape
-from tilth.train.session import Session, Setting
 from tilth.train.world import World
 
 from .data.tokens.store import TokenStore, write_stores
@@ -668,6 +667,8 @@ class _Job:
         if trained(self.dir):
             self.out.say("trained already: this recipe's weights are in model/")
             return
+        from tilth.train.session import Session, Setting  # with what saves checkpoints, which planning does without
+
         model = Session(
             Setting(
                 recipe=self.recipe,
