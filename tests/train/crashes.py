@@ -51,10 +51,11 @@ def check(directory: Path, at_least: int) -> int:
     return step
 
 
-def save_for_ever(directory: Path) -> None:
+def save_for_ever(directory: Path, began: int) -> None:
     saving = Store(directory, keep=2, milestones=50)
     got = saving.load()
     step = got[0] if got else 0
+    os.write(began, b".")
     while True:
         step += 1
         saving.save(step, state(step), blocking=step % 3 == 0)
@@ -64,16 +65,20 @@ def kill(directory: Path, number: int, seed: int) -> dict[str, Any]:
     chance = random.Random(seed)
     last, inside = 0, 0
     for _ in range(number):
+        hears, began = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
-                save_for_ever(directory)
+                save_for_ever(directory, began)
             finally:
                 os._exit(1)
-        time.sleep(chance.uniform(0.0, 0.03))
+        if chance.random() < 0.9:  # else it may not even have begun
+            os.read(hears, 1)
+        time.sleep(chance.uniform(0.0, 0.02))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         assert os.WIFSIGNALED(status), "the save loop ended by itself"
+        os.close(hears), os.close(began)
         inside += any(not (p / "COMMITTED").exists() for p in directory.glob("step-*"))
         last = check(directory, last)
     return {"kills": number, "inside_a_save": inside, "last_step": last}
