@@ -12,8 +12,8 @@ DATA_PEERS := .venv-data-peers
 demo: $(DEMO_READY)
 	$(BIN)/tilth run recipes/first.yaml
 
-# A worker per core, each with one thread.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup
+# A worker per core, each with one thread; the tests of a file stay together, as they share what it made.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test: $(READY)
 	$(PYTEST) -m "not gpu"

@@ -18,11 +18,8 @@ QUICK += ["objective.multi_token", "feedforward.moe_bias", "schedule.batch_warmu
 
 
 def parameter(case: Case) -> Any:
-    marks = [pytest.mark.xdist_group(case.identity)]  # its cases share what its few steps gave
-    if case.name in ("processes", "sharded"):
-        quick = case.identity in QUICK
-        marks = [pytest.mark.xdist_group("two processes" if quick else "two processes, slow")]
-        marks += [] if quick else [pytest.mark.slow]
+    slow = case.name in ("processes", "sharded") and case.identity not in QUICK
+    marks = [pytest.mark.slow] if slow else []
     return pytest.param(case, id=f"{case.identity}-{case.name}", marks=marks)
 
 

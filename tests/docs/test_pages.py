@@ -162,7 +162,6 @@ def test_a_pages_commands_run_in_their_order(page: str, clone: Checkout) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.xdist_group("the readme")
 def test_the_commands_of_the_readme_run_in_their_order(tmp_path: Path) -> None:
     with warm(tmp_path) as clone:
         shutil.copy(ROOT / "README.md", tmp_path / "README.md")
