@@ -220,13 +220,16 @@ def test_the_source_hash_is_of_the_code_and_the_trial(tmp_path: Path, monkeypatc
     for text in (
         '"""Doc."""\nCARD = {\n "title": "a"\n}\nx = 1\n',
         '"""Other words."""\nCARD = {\n "title": "b"\n}\n\n# why\nx = 1\n',
+        '"""Doc."""\nfrom typing import cast\nx: int = cast("int", 1)  # type: ignore\n',
         '"""Doc."""\nCARD = {}\nx = 2\n',
+        '"""Doc."""\nfrom foo import cast\nx = cast(1)\n',
+        '"""Doc."""\nfrom bar import cast\nx = cast(1)\n',
     ):
         path.write_text(text)
         hashes.append(evidence.source_hash("optim.foo"))
-    assert hashes[0] == hashes[1] != hashes[2]
+    assert hashes[0] == hashes[1] == hashes[2] and len(set(hashes)) == 4
     monkeypatch.setattr(evidence, "card", lambda area, name: {"trial": {"expect": "no_worse"}})
-    assert evidence.source_hash("optim.foo") != hashes[2]
+    assert evidence.source_hash("optim.foo") != hashes[-1]
 
 
 def test_an_exempt_case_is_named_and_not_run(monkeypatch: pytest.MonkeyPatch) -> None:

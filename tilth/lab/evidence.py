@@ -2,8 +2,8 @@
 
 A record holds everything its sentence rests on: setting, arms, seeds, the value of every run, versions, cost, and the
 command that makes it again. It belongs to the code it measured: `source_hash` covers the technique's file without its
-docstrings, comments and card, and the card's trial; what steers its tests (SMALL, KNOBS) is no part of it. Only a full
-check writes one.
+docstrings, comments, types and card, and the card's trial; what steers its tests (SMALL, KNOBS) is no part of it. Only
+a full check writes one.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Evidence(Config):
 
 def source_hash(identity: str) -> str:
     """Hash of what was measured: the technique's code and that of its folder's modules it imports, without docstrings,
-    comments, cards and test fields, and the trial."""
+    comments, types, cards and test fields, and the trial."""
     path = path_of(identity)
     trial = card(*identity.split(".", 1)).get("trial")
     return content_hash([[_code(p) for p in _with_imports(path)] if path.is_file() else [], trial])
@@ -144,21 +144,57 @@ def _with_imports(path: Path) -> list[Path]:
     return sorted(found)
 
 
-def _code(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8")
-    lines, tree = text.splitlines(), ast.parse(text)
-    gone: set[int] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            gone |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    for node in tree.body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        if any(isinstance(t, ast.Name) and t.id in UNMEASURED for t in targets):
-            gone |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    kept = (line.rstrip() for number, line in enumerate(lines, 1) if number not in gone)
-    return [k for k in kept if k and not k.lstrip().startswith("#")]
+class _Measured(ast.NodeTransformer):
+    """A module's tree without what changes nothing that is measured: docstrings, types, cards and test fields."""
+
+    def visit(self, node: ast.AST) -> Any:
+        match node:
+            case ast.Expr(value=ast.Constant(value=str())) | ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                return None
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)) if (
+                name in UNMEASURED and node.col_offset == 0
+            ):
+                return None
+            case ast.Call(func=ast.Name(id="cast"), args=[_, value]):
+                return self.visit(value)
+        return self.generic_visit(node)
+
+
+_TYPES = {"annotation", "returns", "type_comment", "type_params", "ctx", "kind"}
+"""Fields of syntax that name types, or repeat what stands elsewhere."""
+
+
+def _code(path: Path) -> Any:
+    """What a file does, as plain data that is the same for every Python: its syntax without what is not measured and
+    without imports of names that only types used."""
+    tree = _Measured().visit(ast.parse(path.read_text(encoding="utf-8")))
+    used: set[str] = set()
+
+    def plain(node: Any) -> Any:
+        if isinstance(node, list):
+            return [plain(each) for each in node]
+        if not isinstance(node, ast.AST):
+            return node if isinstance(node, str | int | bool | float | None) else repr(node)
+        if isinstance(node, ast.Name):
+            used.add(node.id)
+        name = "Assign" if isinstance(node, ast.AnnAssign) else type(node).__name__
+        fields = {
+            ("target" if k == "targets" else k): v for k, v in ast.iter_fields(node) if k not in _TYPES and v != []
+        }
+        fields.pop("simple", None)
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            fields["target"] = node.targets[0]
+        return [name, {k: plain(v) for k, v in fields.items() if v is not None}]
+
+    body = plain([n for n in tree.body if not isinstance(n, ast.Import | ast.ImportFrom)])
+    imports = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+    kept = [
+        [getattr(n, "module", None), getattr(n, "level", 0), alias.name, alias.asname]
+        for n in imports
+        for alias in n.names
+        if (alias.asname or alias.name).partition(".")[0] in used
+    ]
+    return [sorted(kept, key=repr), body]
 
 
 def read(path: Path) -> Evidence:
