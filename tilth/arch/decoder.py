@@ -7,21 +7,21 @@ Packed documents never see each other: positions restart at each document and al
 
 Fails when: a soft-cap is combined with QK-norm (logits are bounded twice; it trains, but pays for both); tied
 embeddings are given a large `init_embedding_std` (the head then starts with large logits); windows are put on every
-layer of a shallow model (the receptive field is layers * (window - 1) + 1). It has no encoder attention, no partial
-rotary positions and no dropout.
+layer of a shallow model (the receptive field is layers * (window - 1) + 1). It has no partial rotary positions.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import RecipeError
-from tilth.core.technique import technique
+from tilth.core.protocols import EmbeddingSpec, PartSpec, PositionSpec, WeightSpec
+from tilth.core.technique import slot
 
 from .backbone import Decoder
 from .parts import keys_seen, multiplied
@@ -72,7 +72,7 @@ class Config(BaseConfig):
     """Rotary, a learned table of max_sequence rows, or nothing but the causal mask."""
     rope_theta: float = Field(10000.0, gt=1)
     """Base of the rotary frequencies."""
-    rope_scaling: technique("position") | None = None  # type: ignore[valid-type]
+    rope_scaling: Annotated[PositionSpec, slot("position")] | None = None
     """Stretching rotary positions to longer sequences: `{use: yarn, factor: 4, original_sequence: 2048}`."""
     window: int | None = Field(None, ge=1)
     """Sliding window in tokens, the current one included; null: full attention."""
@@ -88,13 +88,13 @@ class Config(BaseConfig):
     """Multiplier of the token embeddings; sqrt_width is Gemma's."""
     tied: bool = False
     """The output head is the embedding matrix."""
-    weights: technique("weights") | None = None  # type: ignore[valid-type]
+    weights: Annotated[WeightSpec, slot("weights")] | None = None
     """Parameterisation of the linear layers inside the blocks; null: dense matrices."""
-    attention: technique("attention") | None = None  # type: ignore[valid-type]
+    attention: Annotated[PartSpec, slot("attention")] | None = None
     """Another attention than the grouped-query one of the fields above."""
-    feedforward: technique("feedforward") | None = None  # type: ignore[valid-type]
+    feedforward: Annotated[PartSpec, slot("feedforward")] | None = None
     """Another feed-forward network than `ffn`."""
-    embedding: technique("embedding") | None = None  # type: ignore[valid-type]
+    embedding: Annotated[EmbeddingSpec, slot("embedding")] | None = None
     """Something else between tokens and blocks than a table of rows."""
     init_std: float | None = Field(0.02, gt=0)
     """Standard deviation of matrices and the head (normal, cut at 3 of them); null: 1/sqrt(inputs) of each."""

@@ -251,6 +251,13 @@ class WeightSpec(Protocol):
         """
 
 
+class PositionSpec(Protocol):
+    """A way of stretching rotary positions to longer sequences: its configuration."""
+
+    def rewrite(self, inverse: torch.Tensor, theta: float) -> tuple[torch.Tensor, float]:
+        """Frequencies float64 [E/2] -> (frequencies, magnitude of the tables)."""
+
+
 class PrecisionSpec(Protocol):
     """Arithmetic of the forward and backward pass: its configuration. Masters stay float32."""
 

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -22,8 +22,21 @@ from .errors import RecipeError
 from .hashing import content_hash
 from .kinds import refuse_other_recipe
 from .located import Located, anchored, locate
+from .protocols import (
+    CurateStep,
+    HookSpec,
+    Mixture,
+    ModelSpec,
+    Objective,
+    OptimSpec,
+    PrecisionSpec,
+    Schedule,
+    SourceReader,
+    Task,
+    TokenizerSpec,
+)
 from .shipped import recipe_file
-from .technique import AREAS, config_class, excluded, names, sketching, technique, used
+from .technique import AREAS, config_class, excluded, names, sketching, slot, used
 
 Name = str
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -52,12 +65,12 @@ class Holdout(Config):
 class Corpus(Config):
     """Where the text comes from and what is done to it before it becomes tokens."""
 
-    sources: dict[Name, technique("source")] = Field(min_length=1)  # type: ignore[valid-type]
+    sources: dict[Name, Annotated[SourceReader, slot("source")]] = Field(min_length=1)
     """Domain name -> source."""
-    held_out: dict[Name, technique("source")] = {}  # type: ignore[valid-type]
+    held_out: dict[Name, Annotated[SourceReader, slot("source")]] = {}
     """Domain name -> text of your own to evaluate on: never curated, never trained on, held against the training text.
     Under the name of a source it takes the place of what `holdout` would hold out of it."""
-    curate: list[technique("curate")] = []  # type: ignore[valid-type]
+    curate: list[Annotated[CurateStep, slot("curate")]] = []
     """Steps applied in order; each judges documents and gives reasons."""
     holdout: Holdout = Holdout()
     on_error: Literal["quarantine", "raise"] = "quarantine"
@@ -131,10 +144,10 @@ class Stage(Config):
     """One stretch of training. Every field but `name` may stand at the top of the recipe and is inherited."""
 
     name: str = Field("train", pattern=NAME)
-    mixture: technique("mixture")  # type: ignore[valid-type]
-    objective: technique("objective")  # type: ignore[valid-type]
-    optim: technique("optim")  # type: ignore[valid-type]
-    schedule: technique("schedule")  # type: ignore[valid-type]
+    mixture: Annotated[Mixture, slot("mixture")]
+    objective: Annotated[Objective, slot("objective")]
+    optim: Annotated[OptimSpec, slot("optim")]
+    schedule: Annotated[Schedule, slot("schedule")]
     batch: Batch = Batch()
     budget: Budget
     clip: float | None = Field(1.0, gt=0)
@@ -178,9 +191,9 @@ class Eval(Config):
     """Steps between held-out evaluations while training; null: only at the end."""
     max_tokens: int = Field(15_000, gt=0)
     """Held-out tokens per domain used while training; the final evaluation uses all of them."""
-    tasks: list[technique("task")] = [{"use": "bits_per_byte"}]  # type: ignore[valid-type]
+    tasks: list[Annotated[Task, slot("task")]] = Field([{"use": "bits_per_byte"}])
     """What is measured at the end."""
-    during: list[technique("task")] = []  # type: ignore[valid-type]
+    during: list[Annotated[Task, slot("task")]] = []
     """What is measured at each evaluation while training, besides bits per byte; a `limit` keeps it short."""
     keep: Literal["last", "best"] = "last"
     """Which weights the run ends with: the last ones, or those whose figure `by` was best while training."""
@@ -223,12 +236,12 @@ class Recipe(Config):
     """Directory of a finished data run whose tokens are trained on as they are, stream or packed. It takes the place of
     `tokenizer` and of all of `corpus` but `held_out`."""
     corpus: Corpus
-    tokenizer: technique("tokenizer")  # type: ignore[valid-type]
-    model: technique("model")  # type: ignore[valid-type]
+    tokenizer: Annotated[TokenizerSpec, slot("tokenizer")]
+    model: Annotated[ModelSpec, slot("model")]
     init: Located | None = None
     """A run or Hugging Face directory whose weights training starts from; null: random weights from `seed`."""
     stages: list[Stage] = Field(min_length=1)
-    precision: technique("precision") = Field({"use": "bf16"}, validate_default=True)  # type: ignore[valid-type]
+    precision: Annotated[PrecisionSpec, slot("precision")] = Field({"use": "bf16"}, validate_default=True)
     """Arithmetic of the forward and backward pass; weights and optimizer state are float32 either way."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile: auto uses it where it pays (CUDA)."""
@@ -247,7 +260,7 @@ class Recipe(Config):
     log: Log = Log()
     eval: Eval = Field(default_factory=Eval)
     export: Export = Export()
-    hooks: list[technique("hook")] = []  # type: ignore[valid-type]
+    hooks: list[Annotated[HookSpec, slot("hook")]] = []
     """Extra listeners: trackers such as tensorboard, wandb, trackio, mlflow."""
 
     @model_validator(mode="after")

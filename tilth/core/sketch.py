@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, create_model
 
@@ -34,7 +34,7 @@ class _Open(_Sketch):
 
 
 def sketch(area: str, name: str, slot: Callable[[str], Any]) -> type[Config]:
-    """A configuration class like the technique's; `slot` gives the annotation of a field that holds a technique."""
+    """A configuration class like the technique's; `slot` marks a field that holds a technique of an area."""
     path = folder_of(area) / f"{name}.py"
     fields = _fields(path, "Config") if path.is_file() else None
     made: Any
@@ -119,8 +119,10 @@ def _kind(node: ast.expr, slot: Callable[[str], Any]) -> Any:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         left, right = _kind(node.left, slot), _kind(node.right, slot)
         return Any if Any in (left, right) else left | right
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "technique" and len(node.args) == 1:
-        return slot(ast.literal_eval(node.args[0]))
+    if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Annotated" and isinstance(node.slice, ast.Tuple):
+        mark = node.slice.elts[-1]
+        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "slot" and len(mark.args) == 1:
+            return Annotated[Any, slot(ast.literal_eval(mark.args[0]))]
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in _PLAIN:
         if node.value.id == "Literal":
             try:

@@ -18,10 +18,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from . import plugins
 from .areas import AREAS, folder_of
@@ -210,7 +212,7 @@ def sketching() -> Iterator[None]:
 def _sketch(area: str, name: str) -> type[Config]:
     if name not in names(area):
         raise _unknown(area, name)
-    return sketch(area, name, technique)
+    return sketch(area, name, slot)
 
 
 def _identity(config: Config) -> tuple[str, str] | None:
@@ -253,21 +255,25 @@ def dump(config: Config) -> dict[str, Any]:
     return {"use": use_name(config), **json.loads(config.model_dump_json())}
 
 
-def technique(area: str) -> Any:
-    """Annotation of a recipe field that holds a technique of `area`."""
+@dataclass(frozen=True)
+class slot:
+    """Says of a recipe's field that a technique of `area` stands there: `optim: Annotated[OptimSpec, slot("optim")]`.
+    The type is the area's protocol, for the checker and the reader; the technique is found by its name."""
 
-    def check(value: Any) -> Config:
+    area: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        plain = core_schema.plain_serializer_function_ser_schema(dump, return_schema=core_schema.dict_schema())
+        return core_schema.no_info_plain_validator_function(self._resolved, serialization=plain)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "object", "x-tilth-area": self.area}
+
+    def _resolved(self, value: Any) -> Config:
         try:
-            return resolve(area, value)
+            return resolve(self.area, value)
         except RecipeError as err:
             raise _Carried(err) from None
-
-    return Annotated[
-        Config,
-        BeforeValidator(check),
-        PlainSerializer(dump, return_type=dict),
-        WithJsonSchema({"type": "object", "x-tilth-area": area}),
-    ]
 
 
 class _Carried(ValueError):

@@ -6,16 +6,17 @@ import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
 from tilth.core.config import Config as Base
-from tilth.core.protocols import NamedParam, Oracle
-from tilth.core.technique import technique
+from tilth.core.protocols import NamedParam, OptimSpec, Oracle
+from tilth.core.technique import slot
 
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 
@@ -23,7 +24,7 @@ _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 class WrapperConfig(Base):
     """Configuration of an optimizer around another; a subclass adds knobs and `around`."""
 
-    base: technique("optim") = "adamw"  # type: ignore[valid-type]
+    base: Annotated[OptimSpec, slot("optim")] = Field("adamw")
     """The optimizer inside: a name, or `{use: ..., its knobs}`. Its rate is the rate of both."""
 
     @property

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from tilth.core.clock import Clock
 from tilth.core.config import Config as Base
-from tilth.core.technique import technique
+from tilth.core.protocols import Schedule
+from tilth.core.technique import slot
 
 
 class Wrapper(Base):
     """A schedule around `base`. It offers `start`, `sequences` and `cut` where the base has them."""
 
-    base: technique("schedule") = {"use": "cosine"}  # type: ignore[valid-type]
+    base: Annotated[Schedule, slot("schedule")] = Field({"use": "cosine"})
     """The schedule that gives the rate, on the stage's steps."""
 
     def __call__(self, clock: Clock) -> float:

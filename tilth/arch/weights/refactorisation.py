@@ -18,7 +18,7 @@ in neither factor, balance is that of B and A themselves.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from tilth.core.clock import Clock
 from tilth.core.config import Config as Base
 from tilth.core.errors import PlanError
-from tilth.core.technique import technique, use_name
+from tilth.core.protocols import WeightSpec
+from tilth.core.technique import slot, use_name
 
 from .common import Wrapper, finished, forget, rebalance, uniform
 
@@ -72,7 +73,7 @@ SMALL = {"period": 2, "reset_period": 2}
 
 
 class Config(Base):
-    base: technique("weights") = Field({"use": "structured_ffn"})  # type: ignore[valid-type]
+    base: Annotated[WeightSpec, slot("weights")] = Field({"use": "structured_ffn"})
     """The parameterisation with a low-rank product: structured_ffn (lowrank), sltrain or lora."""
     period: int = Field(200, ge=1)
     """Steps between refactorisations."""

@@ -16,7 +16,7 @@ that code leaves out at the start; G's values stay allocated after the end.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from tilth.core.clock import Clock
 from tilth.core.config import Config as Base
-from tilth.core.technique import technique
+from tilth.core.protocols import WeightSpec
+from tilth.core.technique import slot
 
 from .common import Wrapper, finished, forget, linear, parameter
 
@@ -50,7 +51,7 @@ CARD = {
 
 
 class Config(Base):
-    base: technique("weights") = Field({"use": "structured_ffn"})  # type: ignore[valid-type]
+    base: Annotated[WeightSpec, slot("weights")] = Field({"use": "structured_ffn"})
     """The parameterisation that is to remain."""
     share: float = Field(0.5, gt=0, le=1)
     """Part of the stage in which the dense matrices guide."""

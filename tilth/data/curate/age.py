@@ -6,10 +6,13 @@ Fails when: most documents have no date; `unknown` decides about them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
-from tilth.core.technique import technique
+from tilth.core.protocols import SignalSpec
+from tilth.core.technique import slot
 from tilth.data.engine.rulebook import Rule, Rulebook
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ class Config(BaseConfig):
     """Documents of a later year are dropped; null: none."""
     unknown: Literal["keep", "drop"] = "keep"
     """What happens to documents without a year."""
-    signal: technique("signal") = {"use": "age"}  # type: ignore[valid-type]
+    signal: Annotated[SignalSpec, slot("signal")] = Field({"use": "age"})
     """The signal technique that says the year; its column is `age_year`."""
 
     def build(self) -> Rules:

@@ -10,15 +10,15 @@ Fails when: labels are wrong; `min_prob` leaves unsure ones alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import RecipeError, nearest
-from tilth.core.protocols import Verdicts
-from tilth.core.technique import technique
+from tilth.core.protocols import SignalSpec, Verdicts
+from tilth.core.technique import slot
 from tilth.data.scoring import coin
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ CARD = {
 class Config(BaseConfig):
     """Which attributes, and what is kept of their labels."""
 
-    signal: technique("signal")  # type: ignore[valid-type]
+    signal: Annotated[SignalSpec, slot("signal")]
     """The signal technique `attributes` with its classifiers."""
     keep: dict[str, dict[str, float]] = {}
     """Attribute -> label -> share of its documents that is kept, 0 to 1; labels not named are all kept."""

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +23,9 @@ from pydantic import Field, model_validator
 
 from tilth.core.errors import DataError, RecipeError, nearest
 from tilth.core.opening import OpensModel
-from tilth.core.protocols import Verdicts
+from tilth.core.protocols import SignalSpec, Verdicts
 from tilth.core.rundir import read_json, write_json
-from tilth.core.technique import technique
+from tilth.core.technique import slot
 from tilth.data.across.tasks import Task
 from tilth.data.engine.steps import AsksRecipe
 
@@ -61,7 +61,7 @@ _KEY = np.dtype([("rank", "<u8"), ("tie", "<u8"), ("size", "<i8")])
 class Config(AsksRecipe):
     """Which documents are the best, and how many are kept."""
 
-    signal: technique("signal")  # type: ignore[valid-type]
+    signal: Annotated[SignalSpec, slot("signal")]
     """What measures them."""
     column: str
     """The signal's column they are ordered by; a number. Documents without one are dropped."""

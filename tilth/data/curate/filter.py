@@ -16,11 +16,14 @@ Fails when: a rule needs the text itself; that takes a signal first.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import RecipeError, nearest
-from tilth.core.technique import technique
+from tilth.core.protocols import SignalSpec
+from tilth.core.technique import slot
 from tilth.data.engine.rulebook import Rule, Rulebook
 
 CARD = {
@@ -50,7 +53,7 @@ class Config(BaseConfig):
     """Reason -> when it holds of a document, which is then dropped."""
     thresholds: dict[str, float | None] = {}
     """Name -> number; null switches off the rules that read it."""
-    signals: list[technique("signal")] = Field(min_length=1)  # type: ignore[valid-type]
+    signals: list[Annotated[SignalSpec, slot("signal")]] = Field(min_length=1)
     """The techniques whose columns the rules read."""
 
     @model_validator(mode="after")

@@ -8,14 +8,15 @@ Fails when: the model's reference is of another domain; perplexity then measures
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import RecipeError
-from tilth.core.technique import technique
+from tilth.core.protocols import SignalSpec
+from tilth.core.technique import slot
 from tilth.data.engine.rulebook import Rule, Rulebook
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ CARD = {
 class Config(BaseConfig):
     """Which model, and which perplexities."""
 
-    signal: technique("signal")  # type: ignore[valid-type]
+    signal: Annotated[SignalSpec, slot("signal")]
     """The signal technique, such as `{use: perplexity, model: models/wiki}`."""
     min_perplexity: float | None = Field(None, gt=0)
     """A document of lower perplexity is dropped."""

@@ -15,15 +15,15 @@ Fails when: one threshold is used across domains that score differently by natur
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import RecipeError, nearest
-from tilth.core.protocols import Verdicts
-from tilth.core.technique import technique
+from tilth.core.protocols import SignalSpec, Verdicts
+from tilth.core.technique import slot
 from tilth.data.engine.rulebook import numbers
 from tilth.data.scoring import coin
 
@@ -45,7 +45,7 @@ CARD = {
 class Config(BaseConfig):
     """Which score, and what passes."""
 
-    signal: technique("signal")  # type: ignore[valid-type]
+    signal: Annotated[SignalSpec, slot("signal")]
     """The signal technique that gives the score, such as `{use: classifier, model: models/quality}`."""
     column: str | None = None
     """Its column; null: the first."""

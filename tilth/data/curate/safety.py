@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
-from tilth.core.protocols import Edit, Verdicts
-from tilth.core.technique import technique
+from tilth.core.protocols import Edit, SignalSpec, Verdicts
+from tilth.core.technique import slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ _WORD = re.compile(r"\S+")
 class Config(BaseConfig):
     """Which levels go, which are tagged."""
 
-    signal: technique("signal") = {"use": "safety"}  # type: ignore[valid-type]
+    signal: Annotated[SignalSpec, slot("signal")] = Field({"use": "safety"})
     """The signal technique that gives `safety_level`."""
     max_level: int | None = Field(None, ge=0, le=5)
     """A document of a higher level is dropped; null: none."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -18,9 +18,10 @@ from tilth.core.config import Config, validate
 from tilth.core.errors import RecipeError
 from tilth.core.kinds import refuse_other_recipe
 from tilth.core.located import locate
+from tilth.core.protocols import CurateStep, ExtractSpec, SignalSpec, SourceReader, TokenizerSpec
 from tilth.core.recipe import NAME, check_file_names
 from tilth.core.shipped import recipe_file
-from tilth.core.technique import technique, use_name
+from tilth.core.technique import slot, use_name
 
 Tier = Literal["L0", "L1", "L2", "L3", "L4"]
 
@@ -51,7 +52,7 @@ class Pack(Config):
 class Tokens(Config):
     """The tokens made of the documents at the end."""
 
-    tokenizer: technique("tokenizer")  # type: ignore[valid-type]
+    tokenizer: Annotated[TokenizerSpec, slot("tokenizer")]
     tier: Tier = "L1"
     """Which tier's documents."""
     pack: Pack = Pack()
@@ -62,15 +63,15 @@ class DataRecipe(Config):
 
     name: str = Field(pattern=NAME)
     card: Card | None = None
-    sources: dict[str, technique("source")] = Field(min_length=1)  # type: ignore[valid-type]
+    sources: dict[str, Annotated[SourceReader, slot("source")]] = Field(min_length=1)
     """Name -> source."""
-    extract: technique("extract") | None = None  # type: ignore[valid-type]
+    extract: Annotated[ExtractSpec, slot("extract")] | None = None
     """How HTML becomes text; null: HTML documents are quarantined."""
-    signals: list[technique("signal")] = []  # type: ignore[valid-type]
+    signals: list[Annotated[SignalSpec, slot("signal")]] = []
     """Signals to keep beside the documents, besides those the steps read."""
-    steps: list[technique("curate")] = []  # type: ignore[valid-type]
+    steps: list[Annotated[CurateStep, slot("curate")]] = []
     """Applied in order; what passes is tier L1."""
-    promote: dict[Literal["L2", "L3", "L4"], list[technique("curate")]] = {}  # type: ignore[valid-type]
+    promote: dict[Literal["L2", "L3", "L4"], list[Annotated[CurateStep, slot("curate")]]] = {}
     """Further steps per tier: what passes climbs, what does not stays below."""
     tokens: Tokens | None = None
     partition_bytes: int = Field(32_000_000, gt=0)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,8 @@ from pydantic import Field, model_validator
 from tilth.core.config import Config
 from tilth.core.errors import DataError
 from tilth.core.located import Located
-from tilth.core.technique import technique
+from tilth.core.protocols import SourceReader
+from tilth.core.technique import slot
 from tilth.data.document import Ledger, excerpt
 from tilth.data.engine import steps
 from tilth.data.read import json_rows
@@ -34,7 +35,7 @@ class EvalSet(Config):
 
     path: Located | None = Field(None, min_length=1)
     """A JSON Lines file (.gz or .zst or neither; one item a line), a Parquet file, or a folder of them."""
-    source: technique("source") | None = None  # type: ignore[valid-type]
+    source: Annotated[SourceReader, slot("source")] | None = None
     """Any source; each of its documents is an item with the field `text` and those of its metadata."""
     fields: list[str] = Field(["text"], min_length=1)
     """Fields to protect, or the question where there is a `label`: text, a number, or a list of these such as choices;
