@@ -34,6 +34,7 @@ from tilth.core.protocols import NamedParam
 from tilth.core.recipe import Recipe, Resolved
 from tilth.core.record import Record, claim, trained
 from tilth.core.rundir import RunDir, read_json, read_rows, sweep, whole_dir, write_json, write_whole
+from tilth.core.step import Part, Step, StepResult, View
 from tilth.core.stopping import Interrupt, Stopped
 from tilth.core.streams import key as stream_key
 from tilth.core.technique import dump, resolve, use_name
@@ -339,7 +340,7 @@ def start_of(recipe: Recipe, tokenizer: Tokenizer, vocab_size: int | None = None
     Raises DataError or RecipeError if `init:` names weights that do not fit.
     """
     longest = max(stage.batch.sequence for stage in recipe.stages)
-    extra = max(getattr(stage.objective, "extra_tokens", 0) for stage in recipe.stages)
+    extra = max(stage.objective.extra_tokens for stage in recipe.stages)
     if recipe.init is None:
         return Start((vocab_size or tokenizer.vocab_size) + extra, longest)
     source = _read(Path(recipe.init))
@@ -389,8 +390,7 @@ def check(recipe: Recipe, start: Start, tokenizer: Tokenizer, say: Any) -> None:
             raise RecipeError(err.what, where="export.format", fix=err.fix) from None
         say(f"there will be no export: {err.what}")
     for stage in recipe.stages:
-        if hasattr(stage.objective, "check"):
-            stage.objective.check(tuple(recipe.corpus.sources))
+        stage.objective.check(tuple(recipe.corpus.sources))
         _rehearse(recipe, stage)
     for i, prompt in enumerate(recipe.eval.samples):
         tokens = len(tokenizer.encode(prompt)) + 1
@@ -435,26 +435,43 @@ def _rehearse(recipe: Recipe, stage: Any) -> None:
         with contextlib.suppress(PlanError):  # its rank may need the full width; what does not fit at all is said later
             layer = weights.linear(side, side, place)
             break
-    parts = [m for m in layer.modules() if hasattr(m, "advance")] if layer is not None else []
+    parts = [m for m in layer.modules() if isinstance(m, Part)] if layer is not None else []
     if not parts:
         return
     layer.reset(recipe.seed, place, 0.02)
     named = [(n, p) for n, p in layer.named_parameters() if p.requires_grad]
     roles = [NamedParam(f"{place}.{n}", p, "matrix" if p.ndim > 1 else "vector") for n, p in named]
-    clock = Clock(0, 1)
     try:
-        for part in parts:
-            if hasattr(part, "begin"):
-                part.begin(clock)
-        optimizer = recipe.precision.wrap(stage.optim.build(roles))  # type: ignore[attr-defined]
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                p.grad = torch.ones_like(p)
-        optimizer.step()
-    except Exception:  # it wants a whole model, which training gives it
+        optimizer = recipe.precision.wrap(stage.optim.build(roles))
+    except PlanError:  # it wants a whole model; the plan builds it on one
         return
+    view = _Rehearsal(optimizer)
+    step = Step(layer, _NOTHING, Clock(0, 1), view=view)
     for part in parts:
-        part.advance(clock, optimizer)
+        part.before(step)
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.ones_like(p)
+    optimizer.step()
+    result = StepResult(0.0, 0.0, 0.0, 1, 1, {}, True)
+    for part in parts:
+        part.after(step, result)
+
+
+_NOTHING: Any = None
+"""The batch of a step in which no text is read."""
+
+
+class _Rehearsal(View):
+    """What a layer may ask of a step without a learner: its optimizer."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """See View."""
+        return self._optimizer
 
 
 def identity(recipe: Recipe, prepared: Prepared, start: Start) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tilth.arch import backbone
 from tilth.arch.backbone import Decoder
 from tilth.arch.decoder import Config
+from tilth.arch.parts import Where
 from tilth.core.errors import DataError, RecipeError
 from tilth.core.technique import resolve
 
@@ -118,7 +119,11 @@ def test_placements_and_norms_by_hand() -> None:
         b, rope = model.blocks[0], (model.cos, model.sin)
         h = model.embedding.weight[x]
         for f, before, after in (
-            (lambda y, b=b, rope=rope: b.attention(y, None, rope, None), b.attention_norm, b.attention_post_norm),
+            (
+                lambda y, b=b, rope=rope: b.attention(y, Where(None, None, rope)),
+                b.attention_norm,
+                b.attention_post_norm,
+            ),
             (b.ffn, b.ffn_norm, b.ffn_post_norm),
         ):
             y = f(h if before is None else rms(h, before.weight))
@@ -152,7 +157,7 @@ def test_attention_softcap_and_scale_by_hand() -> None:
     i, j = torch.arange(T)[:, None], torch.arange(T)[None]
     scores = scores.masked_fill((j > i) | (i - j >= 6), -math.inf)
     expected = F.linear((scores.softmax(-1) @ v).transpose(1, 2).reshape(2, T, 32), a.out.weight)
-    torch.testing.assert_close(a(x, None, None, None), expected)
+    torch.testing.assert_close(a(x, Where(None, None, None)), expected)
 
 
 def test_logit_softcap() -> None:

@@ -8,11 +8,10 @@ from itertools import pairwise
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tilth.core.batch import Batch
+from tests.stepping import at, done
 from tilth.core.clock import Clock
 from tilth.core.errors import PlanError, RecipeError
 from tilth.core.technique import card, dump, names, resolve
@@ -31,8 +30,6 @@ def not_exempt(what: str) -> list[str]:
 
 def curve(spec: Any, steps: int) -> list[float]:
     """The multipliers of a stage; one with memory sees a loss that falls, and faster at higher rates."""
-    if not hasattr(spec, "start"):
-        return [spec(Clock(t, steps)) for t in range(steps + 1)]
     return walk(spec.start(), 0, steps, steps)
 
 
@@ -42,7 +39,7 @@ def walk(memory: Any, begin: int, end: int, steps: int) -> list[float]:
         clock = Clock(t, steps)
         out.append(memory(clock))
         if t < end:
-            memory.observe(clock, observed(t, out[-1]), 1.0)
+            memory.after(at(clock), done(observed(t, out[-1])))
     return out
 
 
@@ -52,13 +49,8 @@ def observed(step: int, multiplier: float) -> float:
 
 def outcome(spec: Any, steps: int) -> list[Any]:
     """All that a schedule decides: the multipliers, the batch sizes, the lengths its sequences are cut to."""
-    sizes = list(spec.sequences(steps, 64)) if hasattr(spec, "sequences") else []
-    lengths = []
-    if hasattr(spec, "cut"):
-        rows = torch.zeros(2, 64, dtype=torch.int64)
-        batch = Batch(rows, rows, rows.to(torch.int32))
-        lengths = [spec.cut(batch, Clock(t, steps)).tokens.shape[1] for t in range(steps)]
-    return [curve(spec, steps), sizes, lengths]
+    lengths = [spec.length(Clock(t, steps), 64) for t in range(steps)]
+    return [curve(spec, steps), spec.sequences(steps, 64), lengths]
 
 
 def moves(spec: Any) -> list[tuple[str, Any]]:
@@ -160,7 +152,7 @@ def test_pure_in_the_clock(name: str) -> None:
     assert [other(Clock(t, 200, tokens=7 * t, stage=3)) for t in reversed(range(201))] == forward[::-1]
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if hasattr(resolve("schedule", n), "start")])
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("cut", [0, 1, 57, 90, 133])
 def test_a_memory_goes_on_exactly_where_it_was_saved(name: str, cut: int) -> None:
     spec, steps = resolve("schedule", name), 200
@@ -169,7 +161,7 @@ def test_a_memory_goes_on_exactly_where_it_was_saved(name: str, cut: int) -> Non
     again = spec.start()
     walk(again, 0, cut - 1, steps) if cut else None
     if cut:  # the state after `cut` observed steps, before the schedule is asked for the next
-        again.observe(Clock(cut - 1, steps), observed(cut - 1, before[-1]), 1.0)
+        again.after(at(Clock(cut - 1, steps)), done(observed(cut - 1, before[-1])))
     second.load_state_dict(json.loads(json.dumps(again.state_dict())))
     assert before + walk(second, cut, steps, steps) == unbroken
 

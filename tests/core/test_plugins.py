@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tilth.core import plugins
 from tilth.core import recipe as recipes
+from tilth.core.config import Config
 from tilth.core.errors import RecipeError
 from tilth.core.technique import dump, names, resolve, used
 from tilth.lab import catalog
 
 GOOD = '''"""A constant."""
-from tilth.core.config import Config as Base
+from tilth.core.step import ScheduleConfig as Base
 CARD = {"title": "Flat", "claim": "none", "paper": "", "baseline": "", "check": "", "needs": [], "excludes": []}
 class Config(Base):
     height: float = 1.0
@@ -94,3 +96,12 @@ def test_recipes_that_use_none_of_them_do_not_import_them(installed: None, tmp_p
         catalog.show("schedule.raises")
     with pytest.raises(RecipeError, match=r"schedule\.raises \(package tilth-plugin-under-test 0\.3\).*RuntimeError"):
         recipes.load(path, ["schedule=raises"])
+
+
+def test_a_schedule_without_the_base_of_its_area_is_refused_with_the_line_to_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plugins, "find", lambda identity: SimpleNamespace(Config=Config))
+    with pytest.raises(RecipeError, match="is no ScheduleConfig") as caught:
+        resolve("schedule", "flat")
+    assert "class Config(ScheduleConfig):" in caught.value.fix

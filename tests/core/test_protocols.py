@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tilth.core import protocols
-from tilth.core.technique import config_class, names
+from tilth.core.technique import BASES, config_class, names
 
 AREA = {
     "source": protocols.SourceReader,
@@ -18,9 +18,7 @@ AREA = {
     "tokenizer": protocols.TokenizerSpec,
     "mixture": protocols.Mixture,
     "model": protocols.ModelSpec,
-    "objective": protocols.Objective,
     "optim": protocols.OptimSpec,
-    "schedule": protocols.Schedule,
     "attention": protocols.PartSpec,
     "feedforward": protocols.PartSpec,
     "embedding": protocols.EmbeddingSpec,
@@ -52,6 +50,15 @@ def has(thing: Any, protocol: type) -> None:
 def test_a_technique_is_what_its_protocol_says(area: str, name: str) -> None:
     assert members(AREA[area])
     has(config_class(area, name), AREA[area])
+
+
+@pytest.mark.parametrize(("area", "name"), [(area, name) for area in BASES for name in names(area)])
+def test_a_technique_that_acts_in_steps_has_the_base_of_its_area(area: str, name: str) -> None:
+    own = config_class(area, name)
+    assert issubclass(own, BASES[area])
+    for method in (n for n, m in vars(BASES[area]).items() if inspect.isfunction(m)):
+        wanted, there = (inspect.signature(getattr(c, method)) for c in (BASES[area], own))
+        assert [*there.parameters] == [*wanted.parameters], method
 
 
 @pytest.mark.parametrize("name", names("model"))

@@ -24,6 +24,7 @@ PACKAGE = Path(tilth.__file__).parent
 def test_every_template_passes_its_test_its_contracts_and_the_house_rules(tmp_path: Path) -> None:
     shutil.copytree(PACKAGE, tmp_path / "tilth", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(PACKAGE.parent / "tests" / "contracts", tmp_path / "tests" / "contracts")
+    shutil.copy(PACKAGE.parent / "tests" / "stepping.py", tmp_path / "tests")
     (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\nmarkers = ['gpu: x', 'slow: x']\n")
     written = [p for area in TEMPLATES for p in new(f"{area}.toy", root=tmp_path)]
     tests = [str(p) for p in written if p.name == "test_toy.py"]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from tilth.core.clock import Clock
 from tilth.core.errors import RecipeError
+from tilth.core.step import Step
 from tilth.core.technique import resolve
 from tilth.objective import next_token
 from tilth.objective.conditional import Config
@@ -29,14 +30,17 @@ def test_equals_each_document_behind_its_token(batch, build, documents) -> None:
             logits = model(text[None, :-1])[0]
             want = want + F.cross_entropy(logits, text[1:], reduction="sum")
             count += len(text) - 1
-    loss = spec(model, batch, CLOCK)
+    loss = spec(Step(model, batch, CLOCK))
     assert torch.allclose(loss.total, want, rtol=1e-10) and int(loss.count) == count
     assert spec.extra_tokens == 2
 
 
 def test_without_its_token_every_document_is_next_token_prediction_bit_for_bit(batch, build) -> None:
     model = build(dtype=torch.float32)
-    plain, dropped = next_token.Config()(model, batch, CLOCK), Config(labels=LABELS, drop=1.0)(model, batch, CLOCK)
+    plain, dropped = (
+        next_token.Config()(Step(model, batch, CLOCK)),
+        Config(labels=LABELS, drop=1.0)(Step(model, batch, CLOCK)),
+    )
     assert torch.equal(plain.total, dropped.total) and plain.count == dropped.count
 
 
@@ -48,7 +52,7 @@ def test_the_share_that_goes_without(batch) -> None:
 
 def test_halves_make_a_whole(batch, build) -> None:
     model, spec = build(), Config(labels=LABELS, drop=0.5)
-    whole, halves = spec(model, batch, CLOCK), [spec(model, part, CLOCK) for part in batch.split(2)]
+    whole, halves = spec(Step(model, batch, CLOCK)), [spec(Step(model, part, CLOCK)) for part in batch.split(2)]
     assert torch.allclose(whole.total, sum(h.total for h in halves), rtol=1e-12)
     assert whole.count == sum(h.count for h in halves)
 
@@ -56,7 +60,7 @@ def test_halves_make_a_whole(batch, build) -> None:
 @pytest.mark.parametrize("knob", [{"labels": {"good": ("b",), "bad": ("a",)}}, {"drop": 0.9}, {"seed": 3}])
 def test_every_knob_moves_the_loss(knob, batch, build) -> None:
     model, base = build(), {"labels": LABELS, "drop": 0.5}
-    assert Config(**base | knob)(model, batch, CLOCK).total != Config(**base)(model, batch, CLOCK).total
+    assert Config(**base | knob)(Step(model, batch, CLOCK)).total != Config(**base)(Step(model, batch, CLOCK)).total
 
 
 def test_what_cannot_work_is_refused(batch, build) -> None:
@@ -64,7 +68,7 @@ def test_what_cannot_work_is_refused(batch, build) -> None:
     with pytest.raises(RecipeError, match=r"a source 'b' that the recipe does not have.*next_token"):
         Config(labels=LABELS).check(("a", "c"))
     with pytest.raises(RecipeError, match="do not say which source"):
-        Config(labels=LABELS)(build(), replace(batch, source=None), CLOCK)
+        Config(labels=LABELS)(Step(build(), replace(batch, source=None), CLOCK))
     for labels, said in (({"x": ["a"], "y": ["a"]}, "labelled both"), ({"x": []}, "names no source")):
         with pytest.raises(RecipeError, match=said):
             resolve("objective", {"use": "conditional", "labels": labels})

@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.stepping import at, done
 from tilth.core.clock import Clock
+from tilth.core.step import Step
 from tilth.objective import next_token
 from tilth.objective.loss_reweighting import Config
 
@@ -46,7 +48,7 @@ def test_equals_the_rule_sample_by_sample(rule, kind, batch, build, documents) -
             h = (2 * float(e.detach()[m].mean()) - (high + low)) / (high - low)
             w = math.exp((RULES[rule](max(-1.0, min(1.0, h))) - 1) / 0.7)
             total, weight = total + w * e[m].sum(), weight + w * int(m.sum())
-    loss = spec(model, batch, LATE)
+    loss = spec(Step(model, batch, LATE))
     assert torch.allclose(loss.total, total, rtol=1e-6) and math.isclose(float(loss.weight), weight, rel_tol=1e-6)
     assert int(loss.count) == int((batch.targets != -100).sum())
     params = tuple(model.parameters())
@@ -57,7 +59,7 @@ def test_equals_the_rule_sample_by_sample(rule, kind, batch, build, documents) -
 def test_halves_make_a_whole(batch, build) -> None:
     model = build(Config())
     known(model, 3.0, 7.0)
-    whole, halves = Config()(model, batch, LATE), [Config()(model, part, LATE) for part in batch.split(2)]
+    whole, halves = Config()(Step(model, batch, LATE)), [Config()(Step(model, part, LATE)) for part in batch.split(2)]
     assert torch.allclose(whole.total, sum(h.total for h in halves), rtol=1e-12)
     assert torch.allclose(whole.weight, sum(h.weight for h in halves), rtol=1e-12)
 
@@ -66,26 +68,26 @@ def test_before_the_start_it_is_next_token_prediction_bit_for_bit_and_learns_the
     spec = Config(start=0.5)
     model = build(spec, dtype=torch.float32)
     around = model.extras["loss_reweighting"]
-    plain = next_token.Config()(model, batch, Clock(4, 10))
+    plain = next_token.Config()(Step(model, batch, Clock(4, 10)))
     assert not around.known
     for part in (batch.rows(slice(0, 2)), batch.rows(slice(2, 4))):
-        spec(model, part, Clock(4, 10))
-    around.advance(Clock(4, 10), None)
-    seen = [next_token.Config()(model, batch.rows(slice(i, i + 1)), LATE).total.item() for i in range(4)]
+        spec(Step(model, part, Clock(4, 10)))
+    around.after(at(Clock(4, 10)), done())
+    seen = [next_token.Config()(Step(model, batch.rows(slice(i, i + 1)), LATE)).total.item() for i in range(4)]
     counts = [int((batch.targets[i] != -100).sum()) for i in range(4)]
     means = [s / c for s, c in zip(seen, counts, strict=True)]
     assert math.isclose(float(around.low), min(means), rel_tol=1e-5)
     assert math.isclose(float(around.high), max(means), rel_tol=1e-5)
-    loss = spec(model, batch, Clock(4, 10))
+    loss = spec(Step(model, batch, Clock(4, 10)))
     assert torch.equal(loss.total, plain.total) and loss.count == plain.count and loss.weight is None
-    assert spec(model, batch, Clock(5, 10)).weight is not None
+    assert spec(Step(model, batch, Clock(5, 10))).weight is not None
     assert {"extras.loss_reweighting.low", "extras.loss_reweighting.high"} <= model.state_dict().keys()
 
 
 def test_a_high_temperature_is_uniform(batch, build) -> None:
     model = build(Config())
     known(model, 3.0, 7.0)
-    loss, plain = Config(temperature=1e9)(model, batch, LATE), next_token.Config()(model, batch, LATE)
+    loss, plain = Config(temperature=1e9)(Step(model, batch, LATE)), next_token.Config()(Step(model, batch, LATE))
     assert torch.allclose(loss.total / loss.weight, plain.total / plain.count, rtol=1e-7)
 
 
@@ -93,4 +95,4 @@ def test_a_high_temperature_is_uniform(batch, build) -> None:
 def test_every_knob_moves_the_loss(knob, batch, build) -> None:
     model = build(Config())
     known(model, 3.0, 7.0)
-    assert Config(**knob)(model, batch, LATE).total != Config()(model, batch, LATE).total
+    assert Config(**knob)(Step(model, batch, LATE)).total != Config()(Step(model, batch, LATE)).total

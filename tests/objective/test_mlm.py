@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
 from tilth.core.errors import RecipeError
+from tilth.core.step import Step
 from tilth.core.technique import resolve
 from tilth.objective import corruption
 from tilth.objective.mlm import Config
@@ -27,7 +28,7 @@ def hidden_of_each_document(model, batch: Batch) -> torch.Tensor:
 
 def test_equals_cross_entropy_of_whole_documents(batch, build) -> None:
     model, spec, clock = build(), Config(rate=0.3), Clock(3, 10)
-    loss = spec(model, batch, clock)
+    loss = spec(Step(model, batch, clock))
     made = corruption.masked(
         batch, clock, 0, rate=0.3, mask_share=0.8, random_share=0.1, mask=model.vocab_size - 1,
         ordinary=model.vocab_size - 1,
@@ -55,13 +56,13 @@ def test_shares(build) -> None:
 
 def test_the_choice_follows_clock_and_content_alone(batch, build) -> None:
     model, spec = build(), Config(rate=0.3)
-    whole = spec(model, batch, Clock(3, 10))
-    halves = [spec(model, part, Clock(3, 10)) for part in batch.split(2)]
+    whole = spec(Step(model, batch, Clock(3, 10)))
+    halves = [spec(Step(model, part, Clock(3, 10))) for part in batch.split(2)]
     assert torch.allclose(whole.total, sum(h.total for h in halves), rtol=1e-12)
     assert whole.count == sum(h.count for h in halves)
-    assert torch.equal(spec(model, batch, Clock(3, 10)).total, whole.total)
-    assert spec(model, batch, Clock(4, 10)).total != whole.total
-    assert spec(model, batch, Clock(3, 10, stage=1)).total != whole.total
+    assert torch.equal(spec(Step(model, batch, Clock(3, 10))).total, whole.total)
+    assert spec(Step(model, batch, Clock(4, 10))).total != whole.total
+    assert spec(Step(model, batch, Clock(3, 10, stage=1))).total != whole.total
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_the_choice_follows_clock_and_content_alone(batch, build) -> None:
 def test_every_knob_moves_the_loss(knob, batch, build) -> None:
     model, clock = build(), Clock(0, 10)
     base = {"rate": 0.3} | ({"mask_share": 0.1} if "random_share" in knob else {})
-    assert Config(**base | knob)(model, batch, clock).total != Config(**base)(model, batch, clock).total
+    assert Config(**base | knob)(Step(model, batch, clock)).total != Config(**base)(Step(model, batch, clock)).total
 
 
 def test_shares_beyond_all_are_refused() -> None:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from tilth.core.batch import IGNORE
 from tilth.core.clock import Clock
 from tilth.core.errors import RecipeError
+from tilth.core.step import Step
 from tilth.core.technique import resolve
 from tilth.objective import next_token
 from tilth.objective.prefix_lm import Config
@@ -16,7 +17,7 @@ CLOCK = Clock(2, 10)
 
 def test_equals_a_forward_pass_of_each_document(batch, build, documents) -> None:
     model, spec = build(), Config()
-    made, loss = spec.divided(batch, CLOCK), spec(model, batch, CLOCK)
+    made, loss = spec.divided(batch, CLOCK), spec(Step(model, batch, CLOCK))
     want, count = 0.0, 0
     for row, start, length in documents:
         p = int(made.prefix[row, start])
@@ -31,9 +32,9 @@ def test_equals_a_forward_pass_of_each_document(batch, build, documents) -> None
 
 def test_without_a_prefix_it_is_next_token_prediction_bit_for_bit(batch, build) -> None:
     model = build(dtype=torch.float32)
-    plain = next_token.Config()(model, batch, CLOCK)
+    plain = next_token.Config()(Step(model, batch, CLOCK))
     for spec in (Config(longest=0.0), Config(longest=1 / 24)):  # at most one token of the longest document
-        loss = spec(model, batch, CLOCK)
+        loss = spec(Step(model, batch, CLOCK))
         assert torch.equal(loss.total, plain.total) and loss.count == plain.count
 
 
@@ -50,7 +51,7 @@ def test_a_prefix_is_seen_from_before_and_what_follows_is_not(batch, build) -> N
 
 def test_halves_make_a_whole(batch, build) -> None:
     model, spec = build(), Config()
-    whole, halves = spec(model, batch, CLOCK), [spec(model, part, CLOCK) for part in batch.split(2)]
+    whole, halves = spec(Step(model, batch, CLOCK)), [spec(Step(model, part, CLOCK)) for part in batch.split(2)]
     assert torch.allclose(whole.total, sum(h.total for h in halves), rtol=1e-12)
     assert whole.count == sum(h.count for h in halves)
 
@@ -58,7 +59,7 @@ def test_halves_make_a_whole(batch, build) -> None:
 @pytest.mark.parametrize("knob", [{"shortest": 0.6}, {"longest": 0.4}, {"seed": 1}])
 def test_every_knob_moves_the_loss(knob, batch, build) -> None:
     model = build()
-    assert Config(**knob)(model, batch, CLOCK).total != Config()(model, batch, CLOCK).total
+    assert Config(**knob)(Step(model, batch, CLOCK)).total != Config()(Step(model, batch, CLOCK)).total
 
 
 def test_crossed_bounds_are_refused() -> None:

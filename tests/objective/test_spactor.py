@@ -8,6 +8,7 @@ import torch
 
 from tilth.core.batch import IGNORE
 from tilth.core.clock import Clock
+from tilth.core.step import Step
 from tilth.objective import span_corruption
 from tilth.objective.spactor import Config, per_document
 
@@ -19,8 +20,8 @@ BASE = SPANS | {"mask_rate": 0.4, "switch": 0.5}
 def test_without_masks_and_after_the_switch_it_is_span_corruption_bit_for_bit(batch, build) -> None:
     model = build(Config(**BASE), dtype=torch.float32)
     for knobs, clock in (({}, LATE), ({"mask_rate": 0.0}, EARLY), ({"switch": 0.0}, EARLY)):
-        want = span_corruption.Config(**SPANS)(model, batch, clock)
-        got = Config(**BASE | knobs)(model, batch, clock)
+        want = span_corruption.Config(**SPANS)(Step(model, batch, clock))
+        got = Config(**BASE | knobs)(Step(model, batch, clock))
         assert torch.equal(got.total, want.total) and got.count == want.count and not got.logs
 
 
@@ -35,7 +36,7 @@ def test_what_is_read_and_what_each_term_says(batch, build) -> None:
             return seen[name][1]
 
         net.hidden = watched
-    loss = spec(model, batch, EARLY)
+    loss = spec(Step(model, batch, EARLY))
     made = spec.corrupted(batch, EARLY, model.vocab_size)
     ordinary, mask = model.vocab_size - 9, model.vocab_size - 9
     readable = (made.positions < made.prefix) & (made.tokens < ordinary)
@@ -85,7 +86,7 @@ def test_samples_follow_the_generators_odds(batch, build) -> None:
 def test_halves_make_a_whole(batch, build) -> None:
     spec = Config(**BASE)
     model = build(spec)
-    whole, halves = spec(model, batch, EARLY), [spec(model, part, EARLY) for part in batch.split(2)]
+    whole, halves = spec(Step(model, batch, EARLY)), [spec(Step(model, part, EARLY)) for part in batch.split(2)]
     assert torch.allclose(whole.total, sum(h.total for h in halves), rtol=1e-6)
     assert whole.count == sum(h.count for h in halves)
 
@@ -106,7 +107,7 @@ def test_halves_make_a_whole(batch, build) -> None:
     ],
 )
 def test_every_knob_moves_the_loss(knob, batch, build) -> None:
-    losses = [(spec := Config(**BASE | more))(build(spec), batch, EARLY).total for more in ({}, knob)]
+    losses = [(spec := Config(**BASE | more))(Step(build(spec), batch, EARLY)).total for more in ({}, knob)]
     assert losses[0] != losses[1]
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tilth.core.batch import IGNORE
 from tilth.core.clock import Clock
+from tilth.core.step import Step
 from tilth.objective import corruption
 from tilth.objective.span_corruption import Config
 
@@ -69,7 +70,7 @@ def test_every_division_is_equally_likely() -> None:
 
 def test_the_batch_holds_each_document_rewritten_and_cut_to_fit(batch, build, documents) -> None:
     model, spec = build(), Config(rate=0.3, mean_span=2, sentinels=8)
-    made, loss = spec.corrupted(batch, CLOCK, model.vocab_size), spec(model, batch, CLOCK)
+    made, loss = spec.corrupted(batch, CLOCK, model.vocab_size), spec(Step(model, batch, CLOCK))
     sentinel, want, count = model.vocab_size - 8, 0.0, 0
     for row, start, length in documents:
         targets = made.targets[row, start : start + length]
@@ -93,13 +94,13 @@ def test_the_batch_holds_each_document_rewritten_and_cut_to_fit(batch, build, do
 
 def test_halves_make_a_whole_and_the_clock_another(batch, build) -> None:
     model, spec = build(), Config(sentinels=8, rate=0.3)
-    whole, halves = spec(model, batch, CLOCK), [spec(model, part, CLOCK) for part in batch.split(2)]
+    whole, halves = spec(Step(model, batch, CLOCK)), [spec(Step(model, part, CLOCK)) for part in batch.split(2)]
     assert torch.allclose(whole.total, sum(h.total for h in halves), rtol=1e-12)
     assert whole.count == sum(h.count for h in halves)
-    assert spec(model, batch, Clock(3, 10)).total != whole.total
+    assert spec(Step(model, batch, Clock(3, 10))).total != whole.total
 
 
 @pytest.mark.parametrize("knob", [{"rate": 0.5}, {"mean_span": 1.0}, {"sentinels": 2}, {"seed": 1}])
 def test_every_knob_moves_the_loss(knob, batch, build) -> None:
     model, base = build(), {"sentinels": 8, "rate": 0.3}
-    assert Config(**base | knob)(model, batch, CLOCK).total != Config(**base)(model, batch, CLOCK).total
+    assert Config(**base | knob)(Step(model, batch, CLOCK)).total != Config(**base)(Step(model, batch, CLOCK)).total

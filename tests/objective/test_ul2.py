@@ -7,6 +7,7 @@ import torch
 from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
 from tilth.core.errors import RecipeError
+from tilth.core.step import Step
 from tilth.core.technique import resolve
 from tilth.objective import prefix_lm, span_corruption
 from tilth.objective.ul2 import SEVEN, Config, Denoiser
@@ -39,8 +40,8 @@ def test_the_mixture_is_even_and_each_denoiser_hides_its_share() -> None:
 def test_one_denoiser_without_modes_is_span_corruption(batch, build) -> None:
     model = build(dtype=torch.float32)
     alone = Config(denoisers=(Denoiser(mode="R", rate=0.3, mean_span=2),), mode_tokens=False, sentinels=8)
-    want = span_corruption.Config(rate=0.3, mean_span=2, sentinels=8)(model, batch, CLOCK)
-    got = alone(model, batch, CLOCK)
+    want = span_corruption.Config(rate=0.3, mean_span=2, sentinels=8)(Step(model, batch, CLOCK))
+    got = alone(Step(model, batch, CLOCK))
     assert torch.equal(got.total, want.total) and got.count == want.count
 
 
@@ -49,8 +50,8 @@ def test_s_without_its_mode_is_a_prefix_lm(batch, build) -> None:
     spec = Config(denoisers=(Denoiser(mode="S", rate=0.25),), mode_tokens=False, sentinels=8)
     made = spec.corrupted(batch, CLOCK, model.vocab_size)
     whole = Batch(batch.tokens[:1], batch.targets[:1], batch.positions[:1])  # one document of 24: 18 read, 6 written
-    want = prefix_lm.Config(shortest=0.75, longest=0.75)(model, whole, CLOCK)
-    got = spec(model, whole, CLOCK)
+    want = prefix_lm.Config(shortest=0.75, longest=0.75)(Step(model, whole, CLOCK))
+    got = spec(Step(model, whole, CLOCK))
     assert torch.allclose(got.total, want.total, rtol=1e-12) and got.count == want.count == 6
     gradients = [torch.autograd.grad(loss.total, tuple(model.parameters())) for loss in (got, want)]
     assert all(torch.allclose(a, b) for a, b in zip(*gradients, strict=True))
@@ -59,7 +60,7 @@ def test_s_without_its_mode_is_a_prefix_lm(batch, build) -> None:
 
 def test_halves_make_a_whole(batch, build) -> None:
     model, spec = build(), Config(sentinels=8)
-    whole, halves = spec(model, batch, CLOCK), [spec(model, part, CLOCK) for part in batch.split(2)]
+    whole, halves = spec(Step(model, batch, CLOCK)), [spec(Step(model, part, CLOCK)) for part in batch.split(2)]
     assert torch.allclose(whole.total, sum(h.total for h in halves), rtol=1e-12)
     assert whole.count == sum(h.count for h in halves)
 
@@ -68,7 +69,8 @@ def test_halves_make_a_whole(batch, build) -> None:
 def test_every_knob_moves_the_loss(knob, batch, build) -> None:
     model = build()
     assert (
-        Config(**{"sentinels": 8} | knob)(model, batch, CLOCK).total != Config(sentinels=8)(model, batch, CLOCK).total
+        Config(**{"sentinels": 8} | knob)(Step(model, batch, CLOCK)).total
+        != Config(sentinels=8)(Step(model, batch, CLOCK)).total
     )
 
 

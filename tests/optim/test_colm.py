@@ -10,6 +10,7 @@ import torch
 from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
 from tilth.core.errors import PlanError
+from tilth.core.step import Step
 from tilth.core.technique import resolve
 from tilth.optim import trials
 from tilth.optim.colm import example_losses, facility_location, shares, value_projection
@@ -51,12 +52,16 @@ def mixture(counts: list[int], step: int = 0) -> Batch:
     return trials.together([trials.Language(0, d).batch(step, n) for d, n in enumerate(counts)], len(counts))
 
 
+def seen(model: Any, batch: Batch, step: int = 0) -> Step:
+    return Step(model, batch, Clock(step, 9), view=trials.PlainView(model))
+
+
 def prepared(batch: Batch, clock: Clock = Clock(0, 9), **knobs: Any) -> tuple[Batch, Any]:
     model = trials.tiny(0, layers=2)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     spec: Any = resolve("optim", {"use": "colm", **knobs})
     optimizer = spec.build(trials.named(model))
-    out = optimizer.prepare(batch, clock, trials.PlainOracle(model))
+    out = optimizer.before(Step(model, batch, clock, view=trials.PlainView(model))).batch
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
     return out, model
 
@@ -86,7 +91,7 @@ def test_features_follow_the_gradient_along_the_direction() -> None:
     spec: Any = resolve("optim", {"use": "colm", "base": "muon", "coordinates": 10**6})
     optimizer = spec.build(trials.named(model))
     batch = mixture([6])
-    features = optimizer._features(batch, Clock(0, 9), trials.PlainOracle(model))  # muon has no moments: g = z·slope
+    features = optimizer._features(seen(model, batch))  # muon has no moments: g = z·slope
     v = model.blocks[1].attention.v.weight
     assert value_projection(trials.named(model)) is v
     for row, feature in zip(range(6), features, strict=True):
@@ -107,12 +112,12 @@ def test_features_under_adam_are_normalised_with_its_moments() -> None:
     model = trials.tiny(0, layers=1)
     spec: Any = resolve("optim", {"use": "colm"})
     optimizer = spec.build(trials.named(model))
-    oracle, batch = trials.PlainOracle(model), mixture([6])
-    fresh = optimizer._features(batch, Clock(0, 9), oracle)
+    batch = mixture([6])
+    fresh = optimizer._features(seen(model, batch))
     torch.testing.assert_close(fresh.abs(), torch.ones_like(fresh), rtol=0, atol=1e-2)  # Adam's first step is a sign
     trials.losses(model, batch).mean().backward()
     optimizer.step()
-    later = optimizer._features(batch, Clock(1, 9), oracle)
+    later = optimizer._features(seen(model, batch, 1))
     assert not torch.allclose(later.abs(), torch.ones_like(later), atol=1e-2)
 
 
@@ -120,7 +125,7 @@ def test_losses_are_per_sequence_and_hidden_ones_do_not_spoil_the_choice() -> No
     batch = mixture([8])
     model = trials.tiny(0, layers=1)
     torch.testing.assert_close(
-        example_losses(batch, trials.PlainOracle(model)), trials.losses(model, batch).detach(), rtol=1e-5, atol=1e-5
+        example_losses(seen(model, batch)), trials.losses(model, batch).detach(), rtol=1e-5, atol=1e-5
     )
     targets = batch.targets.clone()
     targets[3] = IGNORE

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from tests.stepping import NOTHING
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
 from tilth.core.protocols import NamedParam
+from tilth.core.step import Step, View
 from tilth.core.technique import resolve
 from tilth.optim import trials
 from tilth.optim.nexus import cut
@@ -17,13 +19,13 @@ CURVATURE = torch.tensor([[1.0, 2.0], [3.0, 1.0]], dtype=torch.float64)
 CENTRE = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
 
 
-class Quadratics:
+class Quadratics(View):
     """Sequence i of a batch stands for the loss (θ − cᵢ)ᵀ diag(Aᵢ) (θ − cᵢ)/2, told by its first token."""
 
     def __init__(self, p: nn.Parameter) -> None:
         self.p = p
 
-    def gradient(self, batch: Batch) -> list[torch.Tensor]:
+    def gradient(self, batch: Batch, targets: torch.Tensor | None = None) -> list[torch.Tensor]:
         i = batch.tokens[:, 0]
         return [(CURVATURE[i] * (self.p.detach() - CENTRE[i])).mean(0, keepdim=True)]
 
@@ -38,10 +40,12 @@ def test_two_quadratics_by_hand() -> None:
     p = nn.Parameter(torch.tensor([[2.0, 2.0]], dtype=torch.float64))
     spec: Any = resolve("optim", {"use": "nexus", "inner_lr": 0.1, "parts": 2})
     optimizer = spec.build([NamedParam("p", p, "matrix")])
-    oracle: Any = Quadratics(p)
-    last = optimizer.prepare(two_sources(), Clock(0, 9), oracle)
+    view: Any = Quadratics(p)
+    step = optimizer.before(Step(NOTHING, two_sources(), Clock(0, 9), view=view))
+    last = step.batch
     assert last.tokens.tolist() == [[1]]
-    p.grad = oracle.gradient(last)[0]
+    assert step.trained == 1
+    p.grad = view.gradient(last)[0]
     given: list[torch.Tensor] = []
     optimizer.base.step = lambda closure=None: given.extend((p.grad.clone(), p.detach().clone()))
     optimizer.step()
@@ -55,8 +59,7 @@ def test_a_step_not_taken_leaves_the_weights() -> None:
     p = nn.Parameter(torch.tensor([[2.0, 2.0]], dtype=torch.float64))
     spec: Any = resolve("optim", {"use": "nexus", "inner_lr": 0.1, "parts": 2})
     optimizer = spec.build([NamedParam("p", p, "matrix")])
-    oracle: Any = Quadratics(p)
-    optimizer.prepare(two_sources(), Clock(0, 9), oracle)
+    optimizer.before(Step(NOTHING, two_sources(), Clock(0, 9), view=Quadratics(p)))
     assert p.tolist() != [[2.0, 2.0]]
     optimizer.zero_grad()
     assert p.tolist() == [[2.0, 2.0]]

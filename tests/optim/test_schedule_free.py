@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.stepping import at
 from tilth.core.clock import Clock
 from tilth.core.protocols import NamedParam
 from tilth.core.technique import resolve
@@ -101,5 +102,5 @@ def test_a_new_stage_starts_from_the_mean() -> None:
         optimizer.step()
     with optimizer.evaluated():
         mean = p.item()
-    optimizer.prepare(None, Clock(0, 9, stage=1), None)
+    optimizer.before(at(Clock(0, 9, stage=1)))
     assert p.item() == mean and not optimizer.state

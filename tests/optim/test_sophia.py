@@ -10,6 +10,7 @@ from torch import nn
 from tilth.core.batch import IGNORE
 from tilth.core.clock import Clock
 from tilth.core.protocols import NamedParam
+from tilth.core.step import Step, View
 from tilth.core.technique import resolve
 from tilth.optim import trials
 from tilth.optim.sophia import sample_labels
@@ -62,12 +63,11 @@ def test_the_estimator_is_the_gauss_newton_diagonal() -> None:
     torch.testing.assert_close(expected.flatten(), diagonal)
 
 
-class Fixed:
-    """An oracle whose model predicts the same everywhere."""
+class Fixed(View):
+    """A view of a model that predicts the same everywhere, and that model."""
 
     def __init__(self, probs: torch.Tensor) -> None:
-        self.model, self.probs = self, probs
-        self.vocab_size = len(probs)
+        self.probs, self.vocab_size = probs, len(probs)
 
     def logits(self, batch: Any) -> torch.Tensor:
         return self.probs.log().expand(*batch.tokens.shape, -1)
@@ -77,7 +77,8 @@ def test_labels_follow_the_predictions_and_keep_what_has_no_loss() -> None:
     batch = trials.Language(0, 1).batch(0, rows=400)
     hidden = batch.targets.clone()
     hidden[:, ::4] = IGNORE
-    labels = sample_labels(replace(batch, targets=hidden), Fixed(torch.tensor([0.0, 0.5, 0.2, 0.3])), 0, Clock(3, 9))  # type: ignore[arg-type]
+    fixed: Any = Fixed(torch.tensor([0.0, 0.5, 0.2, 0.3]))
+    labels = sample_labels(Step(fixed, replace(batch, targets=hidden), Clock(3, 9), view=fixed), 0)
     assert (labels[:, ::4] == IGNORE).all()
     drawn = labels[labels != IGNORE]
     share = torch.bincount(drawn, minlength=4) / len(drawn)
@@ -86,12 +87,12 @@ def test_labels_follow_the_predictions_and_keep_what_has_no_loss() -> None:
 
 def test_labels_do_not_depend_on_ranks_but_on_step_and_seed() -> None:
     model = trials.tiny(0, layers=1)
-    oracle, batch = trials.PlainOracle(model), trials.Language(0, 1).batch(0)
-    whole = sample_labels(batch, oracle, 0, Clock(0, 9))
-    shares = [sample_labels(part, oracle, 0, Clock(0, 9)) for part in batch.split(5)]
+    step = Step(model, trials.Language(0, 1).batch(0), Clock(0, 9), view=trials.PlainView(model))
+    whole = sample_labels(step, 0)
+    shares = [sample_labels(step.on(part), 0) for part in step.batch.split(5)]
     assert torch.equal(whole, torch.cat(shares))
-    assert not torch.equal(whole, sample_labels(batch, oracle, 0, Clock(10, 99)))
-    assert not torch.equal(whole, sample_labels(batch, oracle, 1, Clock(0, 9)))
+    assert not torch.equal(whole, sample_labels(replace(step, clock=Clock(10, 99)), 0))
+    assert not torch.equal(whole, sample_labels(step, 1))
 
 
 @pytest.mark.parametrize(("knob", "value"), [("rho", 5.0), ("betas", [0.965, 0.5]), ("every", 2), ("seed", 1)])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.stepping import at
 from tilth.core.clock import Clock
 from tilth.core.technique import resolve
 from tilth.precision.formats import E2M1, E4M3
@@ -46,7 +47,7 @@ def test_the_last_share_is_the_plain_model_whatever_came_before() -> None:
     model, plain = decoder(), decoder()(TOKENS)
     spec(high_share=0.25).attach(model)
     for step, coarse in ((0, True), (14, True), (15, False), (19, False), (3, True)):
-        model.arithmetic.begin(Clock(step, 20))
+        model.arithmetic.before(at(Clock(step, 20)))
         assert torch.equal(model(TOKENS), plain) != coarse
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.stepping import at
 from tilth.core.clock import Clock
 from tilth.core.technique import resolve
 from tilth.precision.formats import NVFP4
@@ -39,7 +40,7 @@ def test_stochastic_gradients_are_right_on_average() -> None:
     # block scales rounded up, because a saturated entry is biased
     gemms, steps, made = spec(hadamard=False, block_scale="up").gemms(), Steps(0), []
     for step in range(200):
-        steps.begin(Clock(step, 200))
+        steps.before(at(Clock(step, 200)))
         x, w, dy, dx, dw = one_layer(steps, gemms)
         made.append((dx, dw))
     wanted = dy @ NVFP4(region=(16, 16), up=True)(w), dy.T @ NVFP4(up=True)(x.T).T

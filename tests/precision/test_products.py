@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.stepping import at
 from tilth.arch import ops
 from tilth.core.clock import Clock
 from tilth.core.errors import PlanError
@@ -105,7 +106,7 @@ def stochastic(model: Any) -> None:
 
 def gradients(model: Any, step: int, recompute: bool = False) -> list[Tensor]:
     model.recompute = recompute
-    model.arithmetic.begin(Clock(step, 10))
+    model.arithmetic.before(at(Clock(step, 10)))
     model.zero_grad()
     model(torch.arange(32).view(2, 16)).square().mean().backward()
     return [p.grad.clone() for p in model.parameters()]
@@ -118,7 +119,7 @@ def test_draws_follow_step_and_pass_and_survive_recomputation() -> None:
     for again in (gradients(model, 3), gradients(model, 3, recompute=True)):
         assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(one, gradients(model, 4), strict=True))
-    model.arithmetic.begin(Clock(3, 10))
+    model.arithmetic.before(at(Clock(3, 10)))
     halves = []
     for _ in range(2):
         model.zero_grad()
@@ -131,7 +132,7 @@ def test_saturation_is_counted() -> None:
     model = decoder()
     q = Scaled(E2M1, (1, 32), "floor")
     steps = install(model, lambda *_: Gemms(Gemm(q, q)), what="it")
-    steps.begin(Clock(0, 10))
+    steps.before(at(Clock(0, 10)))
     model(torch.arange(16)[None])
     said = steps.saturation()
     assert 0.005 < said["output.right"] < 0.05  # 2.2 % of Gaussian entries

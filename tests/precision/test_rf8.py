@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.stepping import at
 from tilth.core.clock import Clock
 from tilth.core.technique import resolve
 from tilth.precision.products import Product, Steps
@@ -87,5 +88,5 @@ def test_rounding_begins_at_its_share_of_the_stage() -> None:
     plain = model(torch.arange(8)[None])
     spec(begin=0.5).attach(model)
     for step, coarse in ((4, False), (5, True), (9, True)):
-        model.arithmetic.begin(Clock(step, 10))
+        model.arithmetic.before(at(Clock(step, 10)))
         assert torch.equal(model(torch.arange(8)[None]), plain) != coarse

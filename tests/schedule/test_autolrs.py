@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.stepping import NOTHING, done
 from tilth import job
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
 from tilth.core.errors import Interrupted
 from tilth.core.rundir import read_json, read_rows
+from tilth.core.step import Part, Step, View
 from tilth.core.technique import resolve
 from tilth.report.live import console
 from tilth.schedule.autolrs import GRID, forecast, process, propose
@@ -52,16 +54,30 @@ def test_proposals_explore_and_are_never_repeated() -> None:
     assert max(np.diff(sorted(tried))) <= 0.25
 
 
+class Turns(View):
+    """Notes what a schedule asks for."""
+
+    def __init__(self, step: int, turns: list[tuple[int, str]]) -> None:
+        self.now, self.turns = step, turns
+
+    def keep(self) -> None:
+        self.turns.append((self.now, "keep"))
+
+    def restore(self) -> None:
+        self.turns.append((self.now, "restore"))
+
+
 def test_the_best_of_three_rates_is_trained_with() -> None:
     """Rounds of 12 + 10 steps after 2 of warmup; a loss that is lowest at a tenth of the peak."""
     search, turns, rates = resolve("schedule", SEARCH).start(), [], []
     for t in range(50):
         clock = Clock(t, 50)
-        turns.append(search.turn(clock))
+        step = Step(NOTHING, NOTHING, clock, view=Turns(t, turns))
+        search.before(step)
         rates.append(search(clock))
-        search.observe(clock, abs(np.log10(rates[-1]) + 1), 1.0)
-    assert [t for t, turn in enumerate(turns) if turn == "keep"] == [2, 24]
-    assert [t for t, turn in enumerate(turns) if turn == "restore"] == [6, 10, 14, 28, 32, 36]
+        search.after(step, done(abs(np.log10(rates[-1]) + 1)))
+    assert [t for t, turn in turns if turn == "keep"] == [2, 24]
+    assert [t for t, turn in turns if turn == "restore"] == [6, 10, 14, 28, 32, 36]
     assert [len(set(rates[a:b])) for a, b in ((2, 6), (6, 10), (10, 14), (14, 24))] == [1, 1, 1, 1]
     assert rates[2] == pytest.approx(0.1) and set(rates[14:24]) == {rates[2]}  # the middle of 0.01 … 1 is 0.1
     assert set(rates[46:]) == {rates[36]}  # what is left behind the last round
@@ -83,13 +99,19 @@ def test_a_trial_starts_from_the_kept_state_bit_for_bit() -> None:
     )
     draw = torch.Generator().manual_seed(0)
     seen = []
+
+    class Watches(Part):
+        """Asked after the schedule, before the gradients."""
+
+        def before(self, step: Step) -> Step:
+            if step.clock.step in (2, 6, 10, 14):
+                own = learner.state_dict()
+                state = {f"{n}.{k}": v for n, s in own["optim"].items() for k, v in s.items()}
+                seen.append({n: v.clone() for n, v in {**own["model"], **state}.items()})
+            return step
+
+    learner._before.insert(1, Watches())
     for t in range(15):
-        if t in (2, 6, 10, 14):  # before the step that keeps or restores
-            begin = learner.schedule.turn(Clock(t, 30))
-            learner._turn(begin)
-            own = learner.state_dict()
-            seen.append({**own["model"], **{f"{n}.{k}": v for n, s in own["optim"].items() for k, v in s.items()}})
-            seen[-1] = {n: v.clone() for n, v in seen[-1].items()}
         tokens = torch.randint(31, (2, 17), generator=draw)
         learner.step(Batch(tokens[:, :-1], tokens[:, 1:], torch.arange(16).int().repeat(2, 1)), Clock(t, 30))
     for other in seen[1:]:

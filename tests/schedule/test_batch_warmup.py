@@ -33,9 +33,10 @@ def test_the_rate_is_the_bases() -> None:
 def test_wrappers_nest_and_offer_what_is_inside() -> None:
     both = resolve("schedule", {"use": "sequence_warmup", "base": GROWING})
     assert both.sequences(100, 8) == [2, 3, 4, 5, 6, 7]
-    assert hasattr(both, "cut") and not hasattr(both, "start")
-    assert not hasattr(resolve("schedule", "sequence_warmup"), "sequences")
-    assert hasattr(resolve("schedule", {"use": "batch_warmup", "base": "autolrs"}), "start")
+    assert both.length(Clock(0, 100), 64) == 16 and both.start().state_dict() == {}
+    assert resolve("schedule", "sequence_warmup").sequences(100, 8) == []
+    for use in ("batch_warmup", "sequence_warmup"):
+        assert "proposal" in resolve("schedule", {"use": use, "base": "autolrs"}).start().state_dict()
 
 
 @pytest.fixture(scope="module")

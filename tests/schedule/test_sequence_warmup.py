@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.stepping import NOTHING
 from tilth import job
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
 from tilth.core.errors import PlanError
 from tilth.core.rundir import read_rows
+from tilth.core.step import Step
 from tilth.core.technique import resolve
 from tilth.report.live import console
 from tilth.train.learner import Learner, World
@@ -41,7 +43,7 @@ def test_lengths_by_hand() -> None:
 def test_nothing_is_lost_and_nothing_looks_past_a_cut() -> None:
     """Against brute force: which positions each may see, before (whole rows) and after."""
     whole, spec = packed(), resolve("schedule", SHORT)
-    cut = spec.cut(whole, Clock(0, 100))
+    cut = spec.start().before(Step(NOTHING, whole, Clock(0, 100))).batch
     assert cut.tokens.shape == (12, 16)
     assert torch.equal(cut.tokens.flatten(), whole.tokens.flatten())
     assert torch.equal(cut.targets.flatten(), whole.targets.flatten())
@@ -53,7 +55,7 @@ def test_nothing_is_lost_and_nothing_looks_past_a_cut() -> None:
             assert int(cut.positions[row, i]) == start + i - max(first, start)
             left = max(0, first + 20 - max(first, start))  # of the document's 20 shown positions, behind the cut
             assert int(cut.prefix[row, i]) == left
-    assert spec.cut(whole, Clock(50, 100)) is whole
+    assert spec.start().before(Step(NOTHING, whole, Clock(50, 100))).batch is whole
 
 
 def test_a_step_on_cut_sequences_is_a_step_on_those_sequences() -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import tilth
 from tilth.core.errors import DivergedError, Interrupted
 from tilth.core.rundir import read_json, read_rows
+from tilth.core.step import Step
 from tilth.report.live import console
 from tilth.train.learner import Learner
 from tilth.train.session import Session
@@ -40,9 +41,9 @@ def poisoned(*steps: int) -> Iterator[None]:
     """An infinite loss in these steps (from 0)."""
     whole = Learner._accumulate
 
-    def accumulate(self: Learner, batch: Any, clock: Any) -> Any:
-        loss, *rest = whole(self, batch, clock)
-        return (float("inf") if clock.step in steps else loss, *rest)
+    def accumulate(self: Learner, step: Step) -> Any:
+        loss, *rest = whole(self, step)
+        return (float("inf") if step.clock.step in steps else loss, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Learner, "_accumulate", accumulate)

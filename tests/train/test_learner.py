@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 
 from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
+from tilth.core.step import Step
 from tilth.core.technique import resolve
 from tilth.train.learner import Learner, World, compile_model
 
@@ -134,7 +136,7 @@ def test_a_later_stage_adopts_the_state_of_the_same_optimizer_but_not_its_knobs(
 def test_every_parameter_has_one_role_and_gets_a_gradient() -> None:
     net = model()
     assert set(net.roles()) == {n for n, _ in net.named_parameters()}
-    loss = resolve("objective", "next_token")(net, batch(), Clock(0, 1))
+    loss = resolve("objective", "next_token")(Step(net, batch(), Clock(0, 1)))
     loss.total.backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in net.parameters())
 
@@ -168,3 +170,37 @@ def test_a_compiler_on_the_path_is_used(
     plain = net.hidden
     assert compile_model(net, "on", torch.device(device)) is None
     assert net.hidden != plain  # compiled when first called
+
+
+@pytest.mark.parametrize(("optim", "share"), [("adamw", 1.0), ("colm", 0.5), ("nexus", 1.0), ("sophia", 1.0)])
+def test_tokens_are_counted_as_trained_on(optim: str, share: float) -> None:
+    """A coreset is counted as what it holds, and a step in several parts as all of them."""
+    given = batch()
+    result = learner(model(), optim={"use": optim}).step(given, Clock(0, 10))
+    assert result.tokens == share * given.tokens.numel()
+
+
+def test_a_schedule_that_goes_back_does_so_before_the_model_prepares_the_step() -> None:
+    """AutoLRS brings back the weights of step 0 before step 2; the guide's share must be that of step 2 all the same."""
+    net = resolve(
+        "model",
+        {"use": "decoder", "layers": 2, "width": 32, "heads": 2, "weights": {"use": "self_guided", "share": 1.0}},
+    ).build(V, T)
+    net.init_weights(0)
+    net.compute_dtype = torch.float32
+    search = {"use": "autolrs", "warmup": 0, "trial": 2, "candidates": 2, "commit": 2}
+    it = Learner(
+        net,
+        resolve("objective", "next_token"),
+        resolve("optim", "adamw"),
+        resolve("schedule", search),
+        clip=None,
+        micro=None,
+        world=World(),
+    )
+    alpha = next(b for n, b in net.named_buffers() if n.endswith("alpha"))
+    seen = []
+    for t in range(3):
+        it.step(batch(t), Clock(t, 12))
+        seen.append(float(alpha))
+    assert seen == pytest.approx([0.5 * (1 + math.cos(math.pi * t / 12)) for t in range(3)])

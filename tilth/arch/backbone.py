@@ -21,7 +21,7 @@ from tilth.core.streams import stream
 
 from . import ops, rotary
 from .cache import KVCache
-from .parts import Block, Embedding, Linear, Norm, settle
+from .parts import Block, Embedding, Linear, Norm, Where, settle
 
 if TYPE_CHECKING:
     from .decoder import Config
@@ -99,12 +99,13 @@ class Decoder(nn.Module):
             place = torch.arange(tokens.shape[1], device=tokens.device)[None] if positions is None else positions.long()
             x = x + self.position(place, self.compute_dtype)
         delta, tables = None, None if self.cos is None or self.sin is None else (self.cos, self.sin)
+        where = Where(positions, prefix, tables)
         for i, block in enumerate(self.blocks):
             layer_cache = None if cache is None else cache.layers[i]
             if self.recompute and torch.is_grad_enabled():
-                x, delta = checkpoint(block, x, delta, positions, tables, layer_cache, prefix, use_reentrant=False)
+                x, delta = checkpoint(block, x, delta, where, layer_cache, use_reentrant=False)
             else:
-                x, delta = block(x, delta, positions, tables, layer_cache, prefix)
+                x, delta = block(x, delta, where, layer_cache)
         if cache is not None:
             cache.advance(tokens.shape[1])
         normed = settle(self.norm, x, delta)[1]

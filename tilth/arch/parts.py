@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 
 Rotary = tuple[Tensor, Tensor]
 """cos and sin tables float32 [positions, E/2]; None where positions are not rotary."""
+
+
+class Where(NamedTuple):
+    """Where the tokens of a pass stand, and so what each may see."""
+
+    positions: Tensor | None
+    """int [B, T] within their documents; None: each row is one document from its start."""
+    prefix: Tensor | None
+    """int [B, T], see `tilth.core.batch.Batch.prefix`."""
+    rotary: Rotary | None
+
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu2": ops.relu2,
@@ -159,15 +170,9 @@ class Attention(nn.Module):
         self.q_norm = Norm(config, E if self.norm_per_head else H * E) if normed else None
         self.k_norm = Norm(config, E if self.norm_per_head else G * E) if normed else None
 
-    def forward(
-        self,
-        x: Tensor,
-        positions: Tensor | None,
-        rotary: Rotary | None,
-        cache: LayerCache | None,
-        prefix: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, where: Where, cache: LayerCache | None = None) -> Tensor:
         """[B, T, D] -> [B, T, D]"""
+        positions, prefix, rotary = where
         qkv = self._projected(x)
         w, c, s = self.window, self.softcap, self.scale
         if self.q_norm is None and cache is None:
@@ -272,17 +277,11 @@ class Block(nn.Module):
         self.ffn_post_norm = Norm(config, config.width) if after else None
 
     def forward(
-        self,
-        x: Tensor,
-        delta: Tensor | None,
-        positions: Tensor | None,
-        rotary: Rotary | None,
-        cache: LayerCache | None,
-        prefix: Tensor | None = None,
+        self, x: Tensor, delta: Tensor | None, where: Where, cache: LayerCache | None = None
     ) -> tuple[Tensor, Tensor]:
         """The stream as (x, delta), [B, T, D] each; delta is None before the first block."""
         x, y = settle(self.attention_norm, x, delta)
-        delta = self.attention(y, positions, rotary, cache, prefix)
+        delta = self.attention(y, where, cache)
         if self.attention_post_norm is not None:
             delta = self.attention_post_norm(delta)
         x, y = settle(self.ffn_norm, x, delta)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tilth.core.protocols import Role
 
 from .backbone import Decoder, cut_normal
-from .parts import Block, Linear, Norm, settle
+from .parts import Block, Linear, Norm, Where, settle
 
 
 class Added(nn.Module):
@@ -76,7 +76,7 @@ class LookAhead(Added):
     def forward(self, state: Tensor, embedded: Tensor, positions: Tensor | None, rotary: Any) -> tuple[Tensor, Tensor]:
         """state and embedded [B, T, D] -> (next state, what the head reads), [B, T, D] each."""
         both = torch.cat([self.token_norm(embedded), self.state_norm(state)], dim=-1)
-        x, delta = self.block(self.join(both), None, positions, rotary, None)
+        x, delta = self.block(self.join(both), None, Where(positions, None, rotary))
         return settle(self.read_norm, x, delta)
 
 

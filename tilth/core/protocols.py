@@ -7,14 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from .clock import Clock
-
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     import torch
 
-    from .batch import Batch
 
 Role = Literal["embed", "matrix", "vector", "head"]
 """What a parameter is to an optimizer: token embedding, hidden matrix, norm gain or bias, output head."""
@@ -223,12 +220,13 @@ class Model(Protocol):
 
 
 class PartSpec(Protocol):
-    """A swappable part of a decoder (areas attention, feedforward): its configuration. The module may have
-    `begin(clock)`, called before each optimizer step, and `advance(clock, optimizer)`, called after each that was
-    applied, on all ranks alike; what it remembers lies in buffers or parameters."""
+    """A swappable part of a decoder (areas attention, feedforward): its configuration. The module may be a
+    `tilth.core.step.Part` too, which acts before and after each step, on all ranks alike; what it remembers lies in
+    buffers or parameters."""
 
     def build(self, config: Any, layer: int) -> torch.nn.Module:
-        """The part of one layer. attention: forward(x, positions, rotary, cache, prefix); feedforward: forward(x)."""
+        """The part of one layer. attention: forward(x, where, cache), with `tilth.arch.parts.Where`; feedforward:
+        forward(x)."""
 
 
 class EmbeddingSpec(Protocol):
@@ -305,42 +303,9 @@ class Loss:
     """float scalar, the sum of the targets' weights, which divides the total; None: count."""
 
 
-class Objective(Protocol):
-    """An objective's configuration. It may also have
-
-    extra_tokens: int (property)                   vocabulary rows it needs beyond the tokenizer's, for masks, sentinels
-                                                   and modes; they are the last rows of the model's vocabulary
-    extras(model_config, vocab_size) -> nn.Module  modules with parameters of its own, found again at
-                                                   `model.extras[<technique name>]`
-    check(sources) -> None                         refuses, before training, sources (names) it cannot work with
-    """
-
-    def __call__(self, model: Model, batch: Batch, clock: Clock) -> Loss:
-        """Loss of one micro-batch."""
-
-
-class Oracle(Protocol):
-    """What an optimizer may ask of the learner besides the gradient of the step (see `OptimSpec`)."""
-
-    model: Model
-
-    def gradient(self, batch: Batch, targets: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """Mean gradient of the objective over the global batch, summed over ranks, in the order of the parameters given
-        to `build`; `targets` int64 [B, T] replace the batch's. The gradients of the step are left untouched."""
-
-    def logits(self, batch: Batch) -> torch.Tensor:
-        """Logits float32 [B, T, V] of this rank's share, without gradient."""
-
-    def same_everywhere(self, value: torch.Tensor) -> torch.Tensor:
-        """Sum of a tensor over ranks."""
-
-
 class OptimSpec(Protocol):
-    """An optimizer's configuration. What it builds may also have
-
-    prepare(batch, clock, oracle) -> Batch   called before the gradients of each step; returns the batch to train on
-    evaluated() -> context manager           inside it the parameters are the weights to evaluate and to keep
-    """
+    """An optimizer's configuration. What it builds may be a `tilth.core.step.Part` too, which acts before and after each
+    step, and says which weights to evaluate and to keep."""
 
     lr: float
 
@@ -349,21 +314,6 @@ class OptimSpec(Protocol):
 
     def build(self, params: Sequence[NamedParam]) -> torch.optim.Optimizer:
         """An optimizer that owns each parameter once. Groups keep their base rate under `initial_lr`."""
-
-
-class Schedule(Protocol):
-    """A schedule's configuration. It may also have
-
-    start() -> memory                an object called in the same way that remembers: `observe(clock, loss, grad_norm)`
-                                     after each step, `state_dict()`, `load_state_dict(state)` (plain values) and, if it
-                                     tries rates out, `turn(clock)` before each step: "keep" a copy of weights and
-                                     optimizer, "restore" it, or None
-    sequences(steps, full) -> sizes  sequences of the first steps of a stage of `steps`; those after have `full`
-    cut(batch, clock) -> Batch       the step's batch in shorter sequences
-    """
-
-    def __call__(self, clock: Clock) -> float:
-        """Multiplier on every group's `initial_lr` for the step that follows `clock.step` finished ones."""
 
 
 # ---- the run ---------------------------------------------------------------------------------------------------

@@ -27,15 +27,14 @@ from .protocols import (
     HookSpec,
     Mixture,
     ModelSpec,
-    Objective,
     OptimSpec,
     PrecisionSpec,
-    Schedule,
     SourceReader,
     Task,
     TokenizerSpec,
 )
 from .shipped import recipe_file
+from .step import ObjectiveConfig, ScheduleConfig
 from .technique import AREAS, config_class, excluded, names, sketching, slot, used
 
 Name = str
@@ -145,9 +144,9 @@ class Stage(Config):
 
     name: str = Field("train", pattern=NAME)
     mixture: Annotated[Mixture, slot("mixture")]
-    objective: Annotated[Objective, slot("objective")]
+    objective: Annotated[ObjectiveConfig, slot("objective")]
     optim: Annotated[OptimSpec, slot("optim")]
-    schedule: Annotated[Schedule, slot("schedule")]
+    schedule: Annotated[ScheduleConfig, slot("schedule")]
     batch: Batch = Batch()
     budget: Budget
     clip: float | None = Field(1.0, gt=0)

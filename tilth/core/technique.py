@@ -31,6 +31,7 @@ from .config import Config, validate
 from .errors import RecipeError, UnknownField, nearest
 from .plugins import NAME, Broken
 from .sketch import sketch
+from .step import ObjectiveConfig, ScheduleConfig
 
 _CARD = re.compile(r"^CARD(?:: [^=\n]+)? = (\{\n.*?^\})$", re.M | re.S)
 
@@ -170,9 +171,21 @@ def _unknown(area: str, name: str) -> RecipeError:
     return RecipeError(f"there is no technique '{name}' for {area}.", where="use", fix=fix)
 
 
+BASES: dict[str, type[Config]] = {"objective": ObjectiveConfig, "schedule": ScheduleConfig}
+"""Areas whose configurations have a base of their own, with what most of them leave as it is."""
+
+
 def config_class(area: str, name: str) -> type[Config]:
     """The `Config` class of a technique. Raises RecipeError with the nearest names."""
-    return _module(area, name).Config
+    found = _module(area, name).Config
+    base = BASES.get(area)
+    if base is not None and not issubclass(found, base):
+        raise RecipeError(
+            f"the Config of {area}.{name} is no {base.__name__}, so training cannot ask it what it must know.",
+            where=str(file_of(area, name)),
+            fix=f"Write `from tilth.core.step import {base.__name__}` and `class Config({base.__name__}):` there.",
+        )
+    return found
 
 
 def resolve(area: str, data: Any) -> Config:

@@ -125,7 +125,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from tilth.core.clock import Clock
-from tilth.core.config import Config as Base
+from tilth.core.step import ScheduleConfig as Base
 
 from .phases import Length, progress, ramp, warmup_steps
 
@@ -189,10 +189,9 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from tilth.core.batch import IGNORE, Batch
-from tilth.core.clock import Clock
-from tilth.core.config import Config as Base
-from tilth.core.protocols import Loss, Model
+from tilth.core.batch import IGNORE
+from tilth.core.protocols import Loss
+from tilth.core.step import ObjectiveConfig, Step
 
 CARD = {
     "title": "NAME",
@@ -208,12 +207,13 @@ CARD = {
 }
 
 
-class Config(Base):
+class Config(ObjectiveConfig):
     smoothing: float = Field(0.1, ge=0, lt=1)
     """Share of the target that is spread over the vocabulary."""
 
-    def __call__(self, model: Model, batch: Batch, clock: Clock) -> Loss:
+    def __call__(self, step: Step) -> Loss:
         """Sum over the targets of a micro-batch, and their number."""
+        model, batch = step.model, step.batch
         chosen = batch.targets != IGNORE
         logits = model.logits(model.hidden(batch.tokens, batch.positions, prefix=batch.prefix)[chosen])
         log_p = torch.log_softmax(logits, dim=-1)  # [N, V]
@@ -231,6 +231,7 @@ from torch.nn import functional as F
 
 from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
+from tilth.core.step import Step
 from tilth.core.technique import resolve
 
 
@@ -241,7 +242,7 @@ def test_equals_torchs_label_smoothing() -> None:
     targets = tokens.roll(-1, 1)
     targets[:, -1] = IGNORE
     batch = Batch(tokens, targets, torch.arange(8, dtype=torch.int32).repeat(3, 1))
-    loss = resolve("objective", {"use": "NAME", "smoothing": 0.2})(model, batch, Clock(0, 1))
+    loss = resolve("objective", {"use": "NAME", "smoothing": 0.2})(Step(model, batch, Clock(0, 1)))
     logits = model(tokens, batch.positions).flatten(0, 1)
     theirs = F.cross_entropy(logits, targets.flatten(), label_smoothing=0.2, reduction="sum", ignore_index=IGNORE)
     torch.testing.assert_close(loss.total, theirs)

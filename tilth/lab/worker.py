@@ -165,10 +165,9 @@ def measure(recipe: Any, directory: Path, root: Path, error: str | None) -> dict
         outcome.optimizer_state_bytes = _state_bytes(directory)
         _scores(outcome, recipe, directory, prepared)
     optim = recipe.stages[-1].optim
-    if hasattr(optim, "state_bytes"):
-        from tilth.train.learner import named_params
+    from tilth.train.learner import named_params
 
-        outcome.optimizer_state_estimate = int(optim.state_bytes(named_params(build(recipe, start)[0])))
+    outcome.optimizer_state_estimate = int(optim.state_bytes(named_params(build(recipe, start)[0])))
     outcome.cpu_seconds = time.process_time()
     if kept := kept_outcome(directory / OUTCOME):  # trained before and only measured now
         before = Outcome.from_dict(kept["outcome"])

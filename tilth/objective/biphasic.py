@@ -16,10 +16,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from tilth.core.batch import Batch
-from tilth.core.clock import Clock
-from tilth.core.config import Config as BaseConfig
-from tilth.core.protocols import Loss, Model
+from tilth.core.protocols import Loss
+from tilth.core.step import ObjectiveConfig, Step
 
 from . import corruption, likelihood
 
@@ -41,7 +39,7 @@ CARD = {
 }
 
 
-class Config(BaseConfig):
+class Config(ObjectiveConfig):
     """Knobs of the two phases."""
 
     switch: float = Field(0.5, ge=0, le=1)
@@ -58,8 +56,9 @@ class Config(BaseConfig):
         """The mask."""
         return 1
 
-    def __call__(self, model: Model, batch: Batch, clock: Clock) -> Loss:
+    def __call__(self, step: Step) -> Loss:
         """Sum over a micro-batch in the phase the clock is in, and its number of targets."""
+        model, batch, clock = step.model, step.batch, step.clock
         if clock.step >= self.switch * clock.steps:
             mask = model.vocab_size - 1
             batch = corruption.masked(

@@ -22,9 +22,9 @@ from pydantic import Field, model_validator
 
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
-from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import RecipeError, nearest
-from tilth.core.protocols import Loss, Model
+from tilth.core.protocols import Loss
+from tilth.core.step import ObjectiveConfig, Step
 
 from . import corruption, likelihood
 
@@ -52,7 +52,7 @@ KNOBS = {"labels": {"labels": {"good": ["b"], "bad": ["a"]}}, "drop": 0.5, "seed
 """Enough dropped documents for a few steps."""
 
 
-class Config(BaseConfig):
+class Config(ObjectiveConfig):
     """Knobs of conditional training."""
 
     labels: dict[str, tuple[str, ...]] = Field(min_length=1)
@@ -94,8 +94,9 @@ class Config(BaseConfig):
                         fix=nearest(source, sources) + " Or take objective: next_token, which needs no labels.",
                     )
 
-    def __call__(self, model: Model, batch: Batch, clock: Clock) -> Loss:
+    def __call__(self, step: Step) -> Loss:
         """Sum over a micro-batch, and its number of targets."""
+        model, batch, clock = step.model, step.batch, step.clock
         return Loss(*likelihood.next_token(model, self.labelled(batch, clock, model.vocab_size)), {})
 
     def labelled(self, batch: Batch, clock: Clock, vocab_size: int) -> Batch:

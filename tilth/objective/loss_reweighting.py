@@ -23,9 +23,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tilth.core.batch import IGNORE, Batch
-from tilth.core.clock import Clock
-from tilth.core.config import Config as BaseConfig
-from tilth.core.protocols import Loss, Model
+from tilth.core.protocols import Loss
+from tilth.core.step import ObjectiveConfig, Part, Step, StepResult
 
 from . import likelihood
 
@@ -51,7 +50,7 @@ KNOBS = {"start": 0.5}
 """Steps of the contracts lie between."""
 
 
-class Config(BaseConfig):
+class Config(ObjectiveConfig):
     """Knobs of the reweighting."""
 
     rule: Literal["linupper", "quadratic", "extremes"] = "linupper"
@@ -67,8 +66,9 @@ class Config(BaseConfig):
         """The range of the losses of the step before."""
         return Range()
 
-    def __call__(self, model: Model, batch: Batch, clock: Clock) -> Loss:
+    def __call__(self, step: Step) -> Loss:
         """Weighted sum over a micro-batch, its number of targets, and the sum of their weights."""
+        model, batch, clock = step.model, step.batch, step.clock
         around: Range = model.extras["loss_reweighting"]
         hidden = likelihood.states(model, batch)
         uniform = clock.step < self.start * clock.steps or not around.known
@@ -105,7 +105,7 @@ class Config(BaseConfig):
         return (sums / counts).gather(1, number)
 
 
-class Range(nn.Module):
+class Range(Part, nn.Module):
     """Smallest and largest mean loss of a sample in the last step that was applied, equal on all ranks."""
 
     low: Tensor
@@ -122,9 +122,10 @@ class Range(nn.Module):
         """Whether a step was seen."""
         return bool(self.low <= self.high)
 
-    def begin(self, clock: Clock) -> None:
+    def before(self, step: Step) -> Step:
         """Forget what a step that was not applied has shown."""
         self._seen = []
+        return step
 
     def see(self, means: Tensor) -> None:
         """Take note of a micro-batch's losses; NaN where there are none."""
@@ -138,7 +139,7 @@ class Range(nn.Module):
         width = (self.high - self.low).clamp(min=1e-6)
         return ((2 * means - (self.high + self.low)) / width).clamp(-1, 1).nan_to_num(-1.0)
 
-    def advance(self, clock: Clock, optimizer: Any) -> None:
+    def after(self, step: Step, result: StepResult) -> None:
         """The step was applied: what it has shown holds for the next."""
         ends = torch.stack(self._seen).amax(0) if self._seen else self.low.new_full((2,), -math.inf)
         if dist.is_available() and dist.is_initialized():

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from tilth.core.batch import Batch
-from tilth.core.clock import Clock
-from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import RecipeError
-from tilth.core.protocols import Loss, Model
+from tilth.core.protocols import Loss
+from tilth.core.step import ObjectiveConfig, Step
 
 from . import corruption, likelihood
 
@@ -40,7 +38,7 @@ CARD = {
 }
 
 
-class Config(BaseConfig):
+class Config(ObjectiveConfig):
     """Knobs of masked language modelling."""
 
     rate: float = Field(0.15, gt=0, lt=1)
@@ -67,8 +65,9 @@ class Config(BaseConfig):
         """The mask."""
         return 1
 
-    def __call__(self, model: Model, batch: Batch, clock: Clock) -> Loss:
+    def __call__(self, step: Step) -> Loss:
         """Sum over the chosen tokens of a micro-batch, and their number."""
+        model, batch, clock = step.model, step.batch, step.clock
         mask = model.vocab_size - 1
         made = corruption.masked(
             batch,

@@ -19,11 +19,10 @@ from pydantic import Field
 from torch import nn
 
 from tilth.arch.prediction_heads import LookAheads
-from tilth.core.batch import IGNORE, Batch
-from tilth.core.clock import Clock
-from tilth.core.config import Config as BaseConfig
+from tilth.core.batch import IGNORE
 from tilth.core.errors import PlanError
-from tilth.core.protocols import Loss, Model
+from tilth.core.protocols import Loss
+from tilth.core.step import ObjectiveConfig, Step
 
 from . import likelihood
 
@@ -45,7 +44,7 @@ CARD = {
 }
 
 
-class Config(BaseConfig):
+class Config(ObjectiveConfig):
     """Knobs of multi-token prediction."""
 
     depth: int = Field(1, ge=0, le=8)
@@ -59,8 +58,9 @@ class Config(BaseConfig):
         """The blocks of the depths."""
         return LookAheads(model_config, self.depth)
 
-    def __call__(self, model: Model, batch: Batch, clock: Clock) -> Loss:
+    def __call__(self, step: Step) -> Loss:
         """Sum over a micro-batch, the depths' included, and its number of next tokens."""
+        model, batch = step.model, step.batch
         hidden = likelihood.states(model, batch)
         total, count = likelihood.cross_entropy(model, hidden, batch.targets)
         if not self.weight or not self.depth:

@@ -8,10 +8,8 @@ Source: Bengio et al. 2003 for the objective; Wijmans et al. 2024 (arXiv:2411.09
 
 from __future__ import annotations
 
-from tilth.core.batch import Batch
-from tilth.core.clock import Clock
-from tilth.core.config import Config as BaseConfig
-from tilth.core.protocols import Loss, Model
+from tilth.core.protocols import Loss
+from tilth.core.step import ObjectiveConfig, Step
 
 from . import likelihood
 
@@ -28,9 +26,10 @@ CARD = {
 }
 
 
-class Config(BaseConfig):
+class Config(ObjectiveConfig):
     """Next-token prediction has no knobs."""
 
-    def __call__(self, model: Model, batch: Batch, clock: Clock) -> Loss:
+    def __call__(self, step: Step) -> Loss:
         """Sum over a micro-batch and its number of targets."""
+        model, batch = step.model, step.batch
         return Loss(*likelihood.next_token(model, batch), {})

@@ -19,9 +19,9 @@ from pydantic import Field, model_validator
 
 from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
-from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import RecipeError
-from tilth.core.protocols import Loss, Model
+from tilth.core.protocols import Loss
+from tilth.core.step import ObjectiveConfig, Step
 
 from . import corruption, likelihood
 
@@ -43,7 +43,7 @@ CARD = {
 }
 
 
-class Config(BaseConfig):
+class Config(ObjectiveConfig):
     """Knobs of prefix language modelling."""
 
     shortest: float = Field(0.0, ge=0, le=1)
@@ -63,8 +63,9 @@ class Config(BaseConfig):
             )
         return self
 
-    def __call__(self, model: Model, batch: Batch, clock: Clock) -> Loss:
+    def __call__(self, step: Step) -> Loss:
         """Sum over what follows the prefixes of a micro-batch, and its number of targets."""
+        model, batch, clock = step.model, step.batch, step.clock
         if self.longest > 0:
             batch = self.divided(batch, clock)
         return Loss(*likelihood.next_token(model, batch), {})

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from tilth.arch.prediction_heads import Detector
 from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
-from tilth.core.config import Config as BaseConfig
 from tilth.core.protocols import Loss, Model
+from tilth.core.step import ObjectiveConfig, Step
 
 from . import corruption, likelihood
 
@@ -55,7 +55,7 @@ SMALL = {"rate": 0.5, "mean_span": 2.0}
 """Several spans in the contracts' short documents."""
 
 
-class Config(BaseConfig):
+class Config(ObjectiveConfig):
     """Knobs of SpacTor."""
 
     switch: float = Field(0.25, ge=0, le=1)
@@ -88,8 +88,9 @@ class Config(BaseConfig):
         """Generator and classifier."""
         return Detector(model_config, vocab_size, self.generator_width, self.generator_layers)
 
-    def __call__(self, model: Model, batch: Batch, clock: Clock) -> Loss:
+    def __call__(self, step: Step) -> Loss:
         """Sum over what is to be written in a micro-batch, the two other terms included, and its number of tokens."""
+        model, batch, clock = step.model, step.batch, step.clock
         made = self.corrupted(batch, clock, model.vocab_size)
         if not self.mask_rate or clock.step >= self.switch * clock.steps:
             return Loss(*likelihood.next_token(model, made), {})

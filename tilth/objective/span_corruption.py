@@ -19,8 +19,8 @@ from pydantic import Field
 
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
-from tilth.core.config import Config as BaseConfig
-from tilth.core.protocols import Loss, Model
+from tilth.core.protocols import Loss
+from tilth.core.step import ObjectiveConfig, Step
 
 from . import corruption, likelihood
 
@@ -46,7 +46,7 @@ SMALL = {"rate": 0.5, "mean_span": 2.0}
 """Several spans in the contracts' short documents."""
 
 
-class Config(BaseConfig):
+class Config(ObjectiveConfig):
     """Knobs of span corruption."""
 
     rate: float = Field(0.15, gt=0, lt=1)
@@ -63,8 +63,9 @@ class Config(BaseConfig):
         """The sentinels."""
         return self.sentinels
 
-    def __call__(self, model: Model, batch: Batch, clock: Clock) -> Loss:
+    def __call__(self, step: Step) -> Loss:
         """Sum over what is to be written in a micro-batch, and its number of tokens."""
+        model, batch, clock = step.model, step.batch, step.clock
         return Loss(*likelihood.next_token(model, self.corrupted(batch, clock, model.vocab_size)), {})
 
     def corrupted(self, batch: Batch, clock: Clock, vocab_size: int) -> Batch:

@@ -16,6 +16,7 @@ from tilth.arch.decoder import Config as DecoderConfig
 from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
 from tilth.core.protocols import Loss
+from tilth.core.step import ObjectiveConfig, Part, Step, StepResult
 from tilth.core.streams import stream
 
 from . import corruption, likelihood
@@ -71,9 +72,12 @@ def model(seed: int, objective: Any = None) -> Any:
     """A decoder of two layers with first weights, and what the objective brings along."""
     made = DecoderConfig(layers=2, width=64, heads=2, init_std=None).build(TOKENS + EXTRA, SEQUENCE)
     made.init_weights(seed)
-    if hasattr(objective, "extras"):
+    if (
+        isinstance(objective, ObjectiveConfig)
+        and (extras := objective.extras(made.config, made.vocab_size)) is not None
+    ):
         name = type(objective).__module__.rsplit(".", 1)[-1]
-        made.extras[name] = objective.extras(made.config, made.vocab_size)
+        made.extras[name] = extras
         made.init_weights(seed, within=f"extras.{name}.")
     return made
 
@@ -82,56 +86,66 @@ def train(objective: Callable[..., Loss], data: Data, seed: int, lr: float = 3e-
     """A model trained on the data once, with AdamW and a linear decay after a short warm-up."""
     net = model(seed, objective) if start is None else start
     optim = torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
-    moving = [m.advance for m in net.modules() if hasattr(m, "advance")]
+    parts = [m for m in net.modules() if isinstance(m, Part)]
     for step, batch in enumerate(data):
-        clock = Clock(step, len(data))
-        loss = objective(net, batch, clock)
-        weight = loss.count if getattr(loss, "weight", None) is None else loss.weight
+        now = Step(net, batch, Clock(step, len(data)))
+        for part in parts:
+            part.before(now)
+        loss = objective(now)
+        weight = loss.count if loss.weight is None else loss.weight
         (loss.total / weight).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optim.param_groups[0]["lr"] = lr * min((step + 1) / 10, 1 - step / len(data))
         optim.step()
         optim.zero_grad()
-        for advance in moving:
-            advance(clock, optim)
+        result = StepResult(float(loss.total / weight), 0.0, lr, int(loss.count), batch.tokens.numel(), {}, True)
+        for part in parts:
+            part.after(now, result)
     return net
 
 
 @torch.no_grad()
 def mean_loss(objective: Callable[..., Loss], net: Any, data: Data) -> float:
     """Nats per target."""
-    losses = [objective(net, batch, Clock(i, len(data), stage=1)) for i, batch in enumerate(data)]
+    losses = [objective(Step(net, batch, Clock(i, len(data), stage=1))) for i, batch in enumerate(data)]
     return float(sum(loss.total for loss in losses) / sum(loss.count for loss in losses))
 
 
-def next_token(net: Any, batch: Batch, clock: Clock) -> Loss:
+def next_token(step: Step) -> Loss:
     """The baseline of most trials."""
-    return Loss(*likelihood.next_token(net, batch), {})
+    return Loss(*likelihood.next_token(step.model, step.batch), {})
 
 
-def _hide(net: Any, batch: Batch, clock: Clock, following: bool) -> Batch:
-    mask = net.vocab_size - 1
+def _hide(step: Step, following: bool) -> Batch:
     return corruption.masked(
-        batch, clock, 0, rate=0.15, mask_share=1.0, random_share=0.0, mask=mask, ordinary=TOKENS, following=following
+        step.batch,
+        step.clock,
+        0,
+        rate=0.15,
+        mask_share=1.0,
+        random_share=0.0,
+        mask=step.model.vocab_size - 1,
+        ordinary=TOKENS,
+        following=following,
     )
 
 
-def hidden_tokens(net: Any, batch: Batch, clock: Clock) -> Loss:
+def hidden_tokens(step: Step) -> Loss:
     """15 % of the tokens, masked, from both sides."""
-    return Loss(*likelihood.next_token(net, _hide(net, batch, clock, False)), {})
+    return Loss(*likelihood.next_token(step.model, _hide(step, False)), {})
 
 
-def hidden_tokens_from_the_left(net: Any, batch: Batch, clock: Clock) -> Loss:
+def hidden_tokens_from_the_left(step: Step) -> Loss:
     """The same tokens (but a document's first), from what stands before them."""
-    return next_token(net, replace(batch, targets=_hide(net, batch, clock, True).targets), clock)
+    return next_token(step.on(replace(step.batch, targets=_hide(step, True).targets)))
 
 
 def written(corrupted: Callable[[Batch, Clock, int], Batch]) -> Callable[..., Loss]:
     """The text a corrupted batch asks for, without marks."""
 
-    def measure(net: Any, batch: Batch, clock: Clock) -> Loss:
-        made = corrupted(batch, clock, net.vocab_size)
-        return Loss(*likelihood.next_token(net, replace(made, targets=_ordinary(made.targets))), {})
+    def measure(step: Step) -> Loss:
+        made = corrupted(step.batch, step.clock, step.model.vocab_size)
+        return Loss(*likelihood.next_token(step.model, replace(made, targets=_ordinary(made.targets))), {})
 
     return measure
 
@@ -158,9 +172,10 @@ class Questions:
             out.append(packed(list(documents)))
         return out
 
-    def answers(self, net: Any, batch: Batch, clock: Clock) -> Loss:
+    def answers(self, step: Step) -> Loss:
         """Causally, but on the answers alone."""
-        return next_token(net, replace(batch, targets=torch.where(batch.positions >= 7, batch.targets, IGNORE)), clock)
+        targets = torch.where(step.batch.positions >= 7, step.batch.targets, IGNORE)
+        return next_token(step.on(replace(step.batch, targets=targets)))
 
 
 class Mixed:
@@ -237,7 +252,7 @@ class Copies:
             out.append(packed([[np.resize(motif, SEQUENCE)] for motif in motifs]))
         return out
 
-    def repeats(self, net: Any, batch: Batch, clock: Clock) -> Loss:
+    def repeats(self, step: Step) -> Loss:
         """What stands in the last half of the document, which has been said before."""
-        late = torch.where(batch.positions >= SEQUENCE // 2, batch.targets, IGNORE)
-        return next_token(net, replace(batch, targets=late), clock)
+        late = torch.where(step.batch.positions >= SEQUENCE // 2, step.batch.targets, IGNORE)
+        return next_token(step.on(replace(step.batch, targets=late)))

@@ -20,7 +20,8 @@ from tilth.core.batch import Batch
 from tilth.core.clock import Clock
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import RecipeError
-from tilth.core.protocols import Loss, Model
+from tilth.core.protocols import Loss
+from tilth.core.step import ObjectiveConfig, Step
 
 from . import corruption, likelihood
 
@@ -75,7 +76,7 @@ SEVEN = (
 )
 
 
-class Config(BaseConfig):
+class Config(ObjectiveConfig):
     """Knobs of UL2."""
 
     denoisers: tuple[Denoiser, ...] = Field(SEVEN, min_length=1)
@@ -92,8 +93,9 @@ class Config(BaseConfig):
         """Modes and sentinels."""
         return self.sentinels + len(MODES) * self.mode_tokens
 
-    def __call__(self, model: Model, batch: Batch, clock: Clock) -> Loss:
+    def __call__(self, step: Step) -> Loss:
         """Sum over what is to be written in a micro-batch, and its number of tokens."""
+        model, batch, clock = step.model, step.batch, step.clock
         return Loss(*likelihood.next_token(model, self.corrupted(batch, clock, model.vocab_size)), {})
 
     def corrupted(self, batch: Batch, clock: Clock, vocab_size: int) -> Batch:

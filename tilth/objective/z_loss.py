@@ -13,10 +13,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from tilth.core.batch import Batch
-from tilth.core.clock import Clock
-from tilth.core.config import Config as BaseConfig
 from tilth.core.protocols import Loss, Model
+from tilth.core.step import ObjectiveConfig, Step
 
 from . import likelihood
 
@@ -38,14 +36,15 @@ CARD = {
 }
 
 
-class Config(BaseConfig):
+class Config(ObjectiveConfig):
     """Knobs of the z-loss."""
 
     weight: float = Field(1e-4, ge=0)
     """Of (log Z)^2; PaLM takes 1e-4. 0: next-token prediction."""
 
-    def __call__(self, model: Model, batch: Batch, clock: Clock) -> Loss:
+    def __call__(self, step: Step) -> Loss:
         """Sum over a micro-batch, the z term included, and its number of targets."""
+        model, batch = step.model, step.batch
         if not self.weight:
             return Loss(*likelihood.next_token(model, batch), {})
         hidden = likelihood.states(model, batch)

@@ -28,10 +28,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from tilth.core.batch import IGNORE, Batch
-from tilth.core.clock import Clock
+from tilth.core.batch import IGNORE
 from tilth.core.errors import PlanError
-from tilth.core.protocols import NamedParam, Oracle
+from tilth.core.protocols import NamedParam
+from tilth.core.step import Step
 from tilth.core.streams import stream
 
 from .wrapping import Wrapper, WrapperConfig, block_of
@@ -95,13 +95,14 @@ class Colm(Wrapper):
         self.config = config
 
     @torch.no_grad()
-    def prepare(self, batch: Batch, clock: Clock, oracle: Oracle) -> Batch:
+    def before(self, step: Step) -> Step:
         """The sequences to train on, in the order they have in the batch."""
-        batch = super().prepare(batch, clock, oracle)
+        step = super().before(step)
+        batch = step.batch
         c, rows = self.config, len(batch.tokens)
         budget = max(1, round(c.ratio * rows))
         if budget == rows:
-            return batch
+            return step
         source = torch.zeros(rows, dtype=torch.int64) if batch.source is None else batch.source.cpu()
         numbers, counts = source.unique(return_counts=True)
         small = {
@@ -112,21 +113,21 @@ class Colm(Wrapper):
         kept = [i for i in range(rows) if int(source[i]) in small][:budget]
         rest = {int(s): torch.nonzero(source == s)[:, 0] for s in numbers if int(s) not in small}
         if rest and len(kept) < budget:
-            features = self._features(batch, clock, oracle)
+            features = self._features(step)
             for s, n in zip(rest, shares([len(i) for i in rest.values()], budget - len(kept)), strict=True):
                 kept += rest[s][facility_location(features[rest[s]], n)].tolist()
-        return batch.rows(torch.tensor(sorted(kept), device=batch.tokens.device))
+        return step.on(batch.rows(torch.tensor(sorted(kept), device=batch.tokens.device)))
 
     @torch.no_grad()
-    def _features(self, batch: Batch, clock: Clock, oracle: Oracle) -> Tensor:
+    def _features(self, step: Step) -> Tensor:
         """Estimated, normalised gradients of the value projection, [B, coordinates]; what is not finite counts as 0."""
         p = value_projection(self.named)
-        direction = stream(self.config.seed, "colm", clock.stage, clock.step).standard_normal(tuple(p.shape))
+        direction = stream(self.config.seed, "colm", step.clock.stage, step.clock.step).standard_normal(tuple(p.shape))
         z, kept, eps = torch.from_numpy(direction).to(p), p.clone(), self.config.zeroth_eps
         p.add_(z, alpha=eps)
-        above = example_losses(batch, oracle)
+        above = example_losses(step)
         p.copy_(kept).sub_(z, alpha=eps)
-        below = example_losses(batch, oracle)
+        below = example_losses(step)
         p.copy_(kept)
         slope = torch.nan_to_num((above - below) / (2 * eps), nan=0.0, posinf=0.0, neginf=0.0)
         g = slope[:, None] * z.flatten()  # [B, weights of the projection]
@@ -155,11 +156,11 @@ def value_projection(params: list[NamedParam]) -> Tensor:
     return [n.param for b, n in matrices if b == last][-1]
 
 
-def example_losses(batch: Batch, oracle: Oracle) -> Tensor:
+def example_losses(step: Step) -> Tensor:
     """Mean cross-entropy of each sequence, [B]; NaN without targets."""
-    out = []
-    for part in batch.split(max(1, CHUNK // (batch.tokens.shape[1] * oracle.model.vocab_size))):
-        logits = oracle.logits(part)
+    out, batch = [], step.batch
+    for part in batch.split(max(1, CHUNK // (batch.tokens.shape[1] * step.model.vocab_size))):
+        logits = step.view.logits(part)
         targets = part.targets.to(logits.device)
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORE)
         out.append(loss.view(targets.shape).sum(1) / (targets != IGNORE).sum(1))

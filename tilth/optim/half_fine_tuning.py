@@ -23,9 +23,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tilth.core.batch import Batch
-from tilth.core.clock import Clock
-from tilth.core.protocols import NamedParam, Oracle
+from tilth.core.protocols import NamedParam
+from tilth.core.step import Step
 from tilth.core.streams import stream
 
 from .wrapping import Freezing, Wrapper, WrapperConfig, block_of, place_in_block
@@ -80,11 +79,11 @@ class HalfFineTuning(Freezing):
         self.stage = stage
         self.kept: list[Tensor] = [n.param for n in self.named if n.name in names]
 
-    def prepare(self, batch: Batch, clock: Clock, oracle: Oracle) -> Batch:
+    def before(self, step: Step) -> Step:
         """Freeze the half of this stage."""
-        if clock.stage != self.stage:
-            self._choose(clock.stage)
-        return super().prepare(batch, clock, oracle)
+        if step.clock.stage != self.stage:
+            self._choose(step.clock.stage)
+        return super().before(step)
 
     def frozen(self) -> list[Tensor]:
         """The half that stays."""

@@ -17,7 +17,7 @@ authors' earlier scheme for transferable attacks (normalised inner steps, the di
 from inputs to weights, without its inner momentum. γ, K and the sorting by source are ours. The scale of d, which Adam
 and Muon divide out, is fixed so that K = 1 is the base on g/‖g‖.
 
-Deviations in the house: K − 1 parts are computed by `prepare`, the last by the learner, so the loss and the gradient
+Deviations in the house: K − 1 parts are computed by `before`, the last by the learner, so the loss and the gradient
 norm that are logged are those of the last part at θ_K−1. Gradients of a part are means over its own targets. One more
 copy of the weights is held during a step, none between steps.
 """
@@ -25,6 +25,7 @@ copy of the weights is held during a step, none between steps.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ from torch import Tensor
 
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
-from tilth.core.protocols import NamedParam, Oracle
+from tilth.core.protocols import NamedParam
+from tilth.core.step import Step
 from tilth.core.streams import stream
 
 from .wrapping import Wrapper, WrapperConfig
@@ -84,20 +86,21 @@ class Nexus(Wrapper):
         self.total: list[Tensor] | None = None
 
     @torch.no_grad()
-    def prepare(self, batch: Batch, clock: Clock, oracle: Oracle) -> Batch:
+    def before(self, step: Step) -> Step:
         """Visit all parts but the last; the learner is left at their end with the last part."""
-        batch = super().prepare(batch, clock, oracle)
+        step = super().before(step)
         weights: list[Tensor] = [n.param for n in self.named]
-        *first, last = cut(batch, self.parts, self.seed, clock)
+        *first, last = cut(step.batch, self.parts, self.seed, step.clock)
         start, total = [p.clone() for p in weights], [torch.zeros_like(p) for p in weights]
         for part in first:
             with torch.enable_grad():
-                gradient = oracle.gradient(part)
+                gradient = step.view.gradient(part)
             scale = 1 / (float(torch.nn.utils.get_total_norm(gradient)) + 1e-12)
             torch._foreach_add_(total, gradient, alpha=scale)
             torch._foreach_add_(weights, gradient, alpha=-self.inner_lr * scale)
         self.start, self.total, self.visited = start, total, len(first)
-        return last
+        visited = sum(part.tokens.numel() for part in first)
+        return replace(step, batch=last, trained=step.trained + visited)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
@@ -114,7 +117,7 @@ class Nexus(Wrapper):
         return self.base.step(closure)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients; a step that was not taken leaves the weights where they were before `prepare`."""
+        """Forget the gradients; a step that was not taken leaves the weights where they were before `before`."""
         with torch.no_grad():
             self._restore()
         super().zero_grad(set_to_none)

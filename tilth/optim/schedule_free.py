@@ -25,10 +25,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tilth.core.batch import Batch
-from tilth.core.clock import Clock
 from tilth.core.config import Config as Base
-from tilth.core.protocols import NamedParam, Oracle
+from tilth.core.protocols import NamedParam
+from tilth.core.step import Part, Step
 
 from .groups import GroupedOptimizer, decay_groups, value_bytes
 
@@ -77,16 +76,16 @@ class Config(Base):
         return sum(value_bytes(n, 2 * n.param.numel()) for n in params)
 
 
-class ScheduleFree(GroupedOptimizer):
+class ScheduleFree(Part, GroupedOptimizer):
     """Parameters hold y outside of `evaluated()`; built by `Config.build`."""
 
     @torch.no_grad()
-    def prepare(self, batch: Batch, clock: Clock, oracle: Oracle) -> Batch:
+    def before(self, step: Step) -> Step:
         """A new stage starts from the mean of the stage before, with nothing else of it."""
-        if clock.step == 0 and self.state:
+        if step.clock.step == 0 and self.state:
             self.evaluated().__enter__()
             self.state.clear()
-        return batch
+        return step
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """One step of these parameters."""

@@ -28,10 +28,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tilth.core.batch import Batch
-from tilth.core.clock import Clock
 from tilth.core.errors import PlanError
-from tilth.core.protocols import NamedParam, Oracle
+from tilth.core.protocols import NamedParam
+from tilth.core.step import Step
 
 from .wrapping import Wrapper, WrapperConfig
 
@@ -87,28 +86,27 @@ class SensitivityDropout(Wrapper):
         self.seen: list[Tensor] | None = None  # where that output goes while recording
         self.hooked: Any = None
 
-    def prepare(self, batch: Batch, clock: Clock, oracle: Oracle) -> Batch:
+    def before(self, step: Step) -> Step:
         """Record if it is due, and drop in the passes of this step."""
-        batch = super().prepare(batch, clock, oracle)
-        self._hook(oracle.model)
+        step = super().before(step)
+        self._hook(step.model)
         self.active = None
-        if clock.step % self.config.every == 0:
-            self._record(batch, oracle)
+        if step.clock.step % self.config.every == 0:
+            self._record(step)
         if len(self.memory[RECORDS]) == self.config.window:
             drop = most_sensitive(self.memory[RECORDS], self.config.fraction)
             self.active = torch.ones(self.memory[RECORDS].shape[-1], device=drop.device).index_fill_(0, drop, 0.0)
-        return batch
+        return step
 
     @torch.no_grad()
-    def _record(self, batch: Batch, oracle: Oracle) -> None:
+    def _record(self, step: Step) -> None:
         device = self.named[0].param.device
         if not self.memory:
-            first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-            for name, whole in ((TOKENS, batch.tokens), (POSITIONS, batch.positions)):
+            for name, whole in ((TOKENS, step.batch.tokens), (POSITIONS, step.batch.positions)):
                 own = whole[: self.config.tracked].to(device, torch.float32)  # exact below 2²⁴
-                self.memory[name] = oracle.same_everywhere(own.clone() if first else torch.zeros_like(own))
+                self.memory[name] = step.world.sum(own.clone() if step.world.rank == 0 else torch.zeros_like(own))
         self.seen = []
-        oracle.model.hidden(self.memory[TOKENS].long(), self.memory[POSITIONS].int())
+        step.model.hidden(self.memory[TOKENS].long(), self.memory[POSITIONS].int())
         state, self.seen = self.seen[0][None, :, -2].float(), None  # [1, tracked, D]
         before = self.memory.get(RECORDS, state[:0])
         self.memory[RECORDS] = torch.cat([before, state])[-self.config.window :]
@@ -141,7 +139,7 @@ class SensitivityDropout(Wrapper):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients; nothing is dropped until the next `prepare`."""
+        """Forget the gradients; nothing is dropped until the next `before`."""
         self.active = None
         super().zero_grad(set_to_none)
 

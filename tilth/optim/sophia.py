@@ -29,10 +29,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tilth.core.batch import IGNORE, Batch
+from tilth.core.batch import IGNORE
 from tilth.core.clock import Clock
 from tilth.core.config import Config as Base
-from tilth.core.protocols import NamedParam, Oracle
+from tilth.core.protocols import NamedParam
+from tilth.core.step import Part, Step
 from tilth.core.streams import stream
 
 from .groups import GroupedOptimizer, decay_groups, value_bytes
@@ -101,20 +102,20 @@ class Config(Base):
         return sum(value_bytes(n, 2 * n.param.numel()) for n in params)
 
 
-class Sophia(GroupedOptimizer):
-    """Built by `Config.build`; without `prepare` the curvature stays 0 and each step is the sign of the momentum."""
+class Sophia(Part, GroupedOptimizer):
+    """Built by `Config.build`; without `before` the curvature stays 0 and each step is the sign of the momentum."""
 
     def __init__(self, groups: list[dict[str, Any]], given: list[Tensor], every: int, seed: int) -> None:
         super().__init__(groups)
         self.given, self.every, self.seed = given, every, seed
 
-    def prepare(self, batch: Batch, clock: Clock, oracle: Oracle) -> Batch:
+    def before(self, step: Step) -> Step:
         """Estimate the curvature if it is due; the batch is left as it is."""
-        if clock.step % self.every == 0:
-            labels = sample_labels(batch, oracle, self.seed, clock)
-            count = torch.tensor(float(batch.num_targets), dtype=torch.float64, device=self.given[0].device)
-            self.observe(oracle.gradient(batch, labels), float(oracle.same_everywhere(count)))
-        return batch
+        if step.clock.step % self.every == 0:
+            labels = sample_labels(step, self.seed)
+            count = torch.tensor(float(step.batch.num_targets), dtype=torch.float64, device=self.given[0].device)
+            self.observe(step.view.gradient(step.batch, labels), float(step.world.sum(count)))
+        return step
 
     @torch.no_grad()
     def observe(self, gradient: list[Tensor], count: float) -> None:
@@ -142,13 +143,14 @@ class Sophia(GroupedOptimizer):
         return state
 
 
-def sample_labels(batch: Batch, oracle: Oracle, seed: int, clock: Clock) -> Tensor:
+def sample_labels(step: Step, seed: int) -> Tensor:
     """Labels int64 [B, T] drawn from the model's predictions where the batch has targets, else IGNORE."""
+    batch = step.batch
     out = torch.full_like(batch.targets, IGNORE)
-    rows = max(1, CHUNK // (batch.tokens.shape[1] * oracle.model.vocab_size))
+    rows = max(1, CHUNK // (batch.tokens.shape[1] * step.model.vocab_size))
     for part, place in zip(batch.split(rows), out.split(rows), strict=True):
-        below = oracle.logits(part).double().softmax(-1).cumsum(-1)  # [b, T, V]
-        drawn = torch.stack([_uniform(row, seed, clock) for row in part.tokens]).to(below.device)  # [b, T]
+        below = step.view.logits(part).double().softmax(-1).cumsum(-1)  # [b, T, V]
+        drawn = torch.stack([_uniform(row, seed, step.clock) for row in part.tokens]).to(below.device)  # [b, T]
         labels = torch.searchsorted(below, (drawn * below[..., -1])[..., None], right=True)[..., 0]
         labels = labels.clamp(max=below.shape[-1] - 1).to(place.device)
         place.copy_(torch.where(part.targets == IGNORE, IGNORE, labels))

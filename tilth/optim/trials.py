@@ -14,6 +14,7 @@ from torch.nn import functional
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
 from tilth.core.protocols import NamedParam
+from tilth.core.step import Step, View, part
 from tilth.core.streams import stream
 from tilth.core.technique import resolve
 
@@ -77,7 +78,7 @@ def losses(model: Any, batch: Batch) -> Tensor:
 @torch.no_grad()
 def loss_on(model: Any, language: Language, optimizer: Any = None, rows: int = 128) -> float:
     """Loss in nats per token on text of a language that is not trained on."""
-    with optimizer.evaluated() if hasattr(optimizer, "evaluated") else torch.no_grad():
+    with part(optimizer).evaluated():
         return float(losses(model, language.batch(-1, rows)).mean())
 
 
@@ -87,8 +88,8 @@ def named(model: Any) -> list[NamedParam]:
     return [NamedParam(n, p, roles[n]) for n, p in model.named_parameters()]
 
 
-class PlainOracle:
-    """`tilth.core.protocols.Oracle` of a model under mean cross-entropy, on one process."""
+class PlainView(View):
+    """`tilth.core.step.View` of a model under mean cross-entropy, on one process."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.params = model, list(model.parameters())
@@ -104,10 +105,6 @@ class PlainOracle:
         """Logits of the batch."""
         return self.model(batch.tokens, batch.positions)
 
-    def same_everywhere(self, value: Tensor) -> Tensor:
-        """The value itself."""
-        return value
-
 
 def train(
     model: Any,
@@ -121,11 +118,10 @@ def train(
     Returns the optimizer."""
     spec: Any = resolve("optim", optim)
     optimizer = spec.build(named(model))
-    oracle = PlainOracle(model)
+    view = PlainView(model)
     for step in range(steps):
         now = batch(step)
-        if hasattr(optimizer, "prepare"):
-            now = optimizer.prepare(now, Clock(step, steps), oracle)
+        now = part(optimizer).before(Step(model, now, Clock(step, steps), view=view)).batch
         losses(model, now).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:

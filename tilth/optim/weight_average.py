@@ -29,6 +29,7 @@ from torch import Tensor
 
 from tilth.core.errors import PlanError
 from tilth.core.protocols import NamedParam
+from tilth.core.step import Part
 
 from .wrapping import Freezing, Wrapper, WrapperConfig
 
@@ -84,7 +85,7 @@ class Config(WrapperConfig):
             if isinstance(inner, WeightAverage):
                 raise PlanError("this optimizer averages already.", where="optim.base", fix="Leave one out.")
             inner = inner.base
-        if hasattr(inner, "evaluated"):
+        if isinstance(inner, Part) and type(inner).evaluated is not Part.evaluated:
             raise PlanError(
                 "this optimizer averages its weights itself.", where="optim.base", fix="Take it without weight_average."
             )

@@ -12,10 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tilth.core.batch import Batch
-from tilth.core.clock import Clock
 from tilth.core.config import Config as Base
-from tilth.core.protocols import NamedParam, OptimSpec, Oracle
+from tilth.core.protocols import NamedParam, OptimSpec
+from tilth.core.step import Part, Step, StepResult, part
 from tilth.core.technique import slot
 
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
@@ -46,7 +45,7 @@ class WrapperConfig(Base):
         raise NotImplementedError
 
 
-class Wrapper(torch.optim.Optimizer):
+class Wrapper(Part, torch.optim.Optimizer):
     """An optimizer around `base`. Groups and states are the base's; a wrapper's own plain values lie in the first
     group under `own`, and tensors of its own are added to a parameter's state only once the base has made its.
 
@@ -61,7 +60,7 @@ class Wrapper(torch.optim.Optimizer):
 
     def __init__(self, base: torch.optim.Optimizer, params: Sequence[NamedParam], **own: Any) -> None:
         self.base, self.named = base, list(params)  # torch's own constructor would make groups beside the base's
-        self.own_names: set[str] = {*own, *getattr(base, "own_names", ())}
+        self.own_names: set[str] = {*own, *(base.own_names if isinstance(base, Wrapper) else ())}
         for name, value in own.items():
             self.param_groups[0].setdefault(name, value)
 
@@ -91,13 +90,17 @@ class Wrapper(torch.optim.Optimizer):
         """The parameters that have a gradient now."""
         return [n for n in self.named if n.param.grad is not None]
 
-    def prepare(self, batch: Batch, clock: Clock, oracle: Oracle) -> Batch:
-        """What the base prepares."""
-        return self.base.prepare(batch, clock, oracle) if hasattr(self.base, "prepare") else batch
+    def before(self, step: Step) -> Step:
+        """What the base does before a step."""
+        return part(self.base).before(step)
+
+    def after(self, step: Step, result: StepResult) -> None:
+        """What the base does after a step."""
+        part(self.base).after(step, result)
 
     def evaluated(self) -> contextlib.AbstractContextManager[Any]:
         """The base's weights to evaluate."""
-        return self.base.evaluated() if hasattr(self.base, "evaluated") else contextlib.nullcontext()
+        return part(self.base).evaluated()
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of the base."""
@@ -123,18 +126,18 @@ def _kind(cls: type, base: type) -> type:
 
 class Freezing(Wrapper):
     """A wrapper that leaves a part of the parameters alone in each step: they get no gradient (none is computed once
-    `prepare` was called), are not stepped, and have no state."""
+    `before` was called), are not stepped, and have no state."""
 
     def frozen(self) -> Iterable[Tensor]:
         """The parameters the coming step leaves alone."""
         raise NotImplementedError
 
-    def prepare(self, batch: Batch, clock: Clock, oracle: Oracle) -> Batch:
+    def before(self, step: Step) -> Step:
         """Freeze for this step, after the base has asked what it wants to know."""
-        batch = super().prepare(batch, clock, oracle)
+        step = super().before(step)
         for p in self.frozen():
             p.requires_grad_(False)
-        return batch
+        return step
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of the base on the rest."""
@@ -144,7 +147,7 @@ class Freezing(Wrapper):
         return self.base.step(closure)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients; every parameter is trainable again until the next `prepare`."""
+        """Forget the gradients; every parameter is trainable again until the next `before`."""
         for n in self.named:
             n.param.requires_grad_(True)
         super().zero_grad(set_to_none)

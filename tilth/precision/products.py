@@ -30,6 +30,7 @@ from tilth.arch import ops
 from tilth.arch.parts import Linear
 from tilth.core.clock import Clock
 from tilth.core.errors import PlanError
+from tilth.core.step import Part, Step
 
 from .formats import E5M2, Draw, Scaled, draws, linear_scale
 
@@ -94,7 +95,7 @@ class Gemms:
     """How the input is kept for the backward pass (`packed`, `unpack`); None: as it is."""
 
 
-class Steps(nn.Module):
+class Steps(Part, nn.Module):
     """Beside the model's parts: learns the clock, and holds what its quantised layers share. No state of its own."""
 
     COUNT_EVERY = 50
@@ -110,12 +111,14 @@ class Steps(nn.Module):
         self.counted: dict[str, tuple[float, int]] = {}
         self.on_begin: Callable[[Clock], None] | None = None
 
-    def begin(self, clock: Clock) -> None:
+    def before(self, step: Step) -> Step:
         """A step begins."""
+        clock = step.clock
         self.stage, self.step, self.last = clock.stage, clock.step, None
         self.passes.clear()
         if self.on_begin is not None:
             self.on_begin(clock)
+        return step
 
     def draw(self, layer: int, product: int) -> Draw:
         """Draws of one product of a layer in this backward pass."""

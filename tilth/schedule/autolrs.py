@@ -27,7 +27,8 @@ import numpy as np
 from pydantic import Field
 
 from tilth.core.clock import Clock
-from tilth.core.config import Config as Base
+from tilth.core.step import Rate, Step, StepResult
+from tilth.core.step import ScheduleConfig as Base
 
 from .phases import Length, in_steps, ramp, warmup_steps
 
@@ -79,11 +80,13 @@ class Config(Base):
         return Search(self)
 
 
-class Search:
+class Search(Rate):
     """Where a search stands. Which candidate or commitment a step belongs to follows from the clock alone."""
 
+    config: Config
+
     def __init__(self, config: Config) -> None:
-        self.config = config
+        super().__init__(config)
         self.rate = 0.5  # of the last commitment, on the grid's scale; the first candidate of each round
         self.proposal = self.rate
         self.losses: list[float] = []
@@ -116,22 +119,22 @@ class Search:
         short = not trial or not commit or clock.steps - warmup < trial * self.config.candidates + commit
         return 1.0 if short else self._multiplier(self.rate)
 
-    def turn(self, clock: Clock) -> str | None:
-        """ "keep" before the first candidate of a round, "restore" before each other one and the commitment."""
-        candidate, step, _ = self.place(clock)
-        if step != 0:
-            return None
-        return "keep" if candidate == 0 else "restore"
+    def before(self, step: Step) -> Step:
+        """Keep the state before the first candidate of a round, and go back before each other and the commitment."""
+        candidate, number, _ = self.place(step.clock)
+        if number == 0:
+            (step.view.keep if candidate == 0 else step.view.restore)()
+        return step
 
-    def observe(self, clock: Clock, loss: float, grad_norm: float) -> None:
+    def after(self, step: Step, result: StepResult) -> None:
         """Learn the loss of the step just done."""
-        candidate, step, trial = self.place(clock)
+        candidate, number, trial = self.place(step.clock)
         if candidate < 0:
             return
-        self.losses.append(loss)
-        if step < trial - 1:
+        self.losses.append(result.loss)
+        if number < trial - 1:
             return
-        self.tried.append([self.proposal, forecast(self.losses, in_steps(self.config.commit, clock.steps))])
+        self.tried.append([self.proposal, forecast(self.losses, in_steps(self.config.commit, step.clock.steps))])
         self.losses = []
         if candidate < self.config.candidates - 1:
             self.proposal = propose(*np.array(self.tried).T)

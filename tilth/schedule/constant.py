@@ -6,7 +6,7 @@ Its loss stays above a decayed run's; add a stage with a decay (`wsd`, `linear`)
 from __future__ import annotations
 
 from tilth.core.clock import Clock
-from tilth.core.config import Config as Base
+from tilth.core.step import ScheduleConfig as Base
 
 from .phases import Length, ramp, warmup_steps
 

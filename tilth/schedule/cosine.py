@@ -13,7 +13,7 @@ import math
 from pydantic import Field
 
 from tilth.core.clock import Clock
-from tilth.core.config import Config as Base
+from tilth.core.step import ScheduleConfig as Base
 
 from .phases import Length, progress, ramp, warmup_steps
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from tilth.core.clock import Clock
-from tilth.core.config import Config as Base
+from tilth.core.step import ScheduleConfig as Base
 
 from .phases import Length, Shape, check_floor, fall, must_fit, ramp, warmup_steps
 

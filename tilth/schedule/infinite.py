@@ -20,8 +20,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from tilth.core.clock import Clock
-from tilth.core.config import Config as Base
 from tilth.core.errors import PlanError
+from tilth.core.step import ScheduleConfig as Base
 
 from .phases import Length, fall, in_steps, progress, ramp, warmup_steps
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 
 from tilth.core.clock import Clock
-from tilth.core.config import Config as Base
+from tilth.core.step import ScheduleConfig as Base
 
 from .phases import Length, fall, in_steps, must_fit, ramp, warmup_steps
 

@@ -16,8 +16,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from tilth.core.clock import Clock
-from tilth.core.config import Config as Base
 from tilth.core.errors import PlanError
+from tilth.core.step import ScheduleConfig as Base
 
 from .phases import Length, fall, in_steps, progress, ramp, warmup_steps
 

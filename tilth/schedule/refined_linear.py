@@ -25,9 +25,9 @@ import numpy as np
 from pydantic import Field
 
 from tilth.core.clock import Clock
-from tilth.core.config import Config as Base
 from tilth.core.errors import PlanError
 from tilth.core.rundir import read_rows
+from tilth.core.step import ScheduleConfig as Base
 
 from .phases import Length, ramp, warmup_steps
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from tilth.core.clock import Clock
-from tilth.core.config import Config as Base
+from tilth.core.step import ScheduleConfig as Base
 
 from .phases import Length, fall, progress, ramp, warmup_steps
 

@@ -14,6 +14,7 @@ each sequence; here, as in GrowLength, no token is dropped. The rate is `base`'s
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -21,6 +22,7 @@ from pydantic import Field
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
 from tilth.core.errors import PlanError
+from tilth.core.step import Rate, Step, StepResult
 
 from .phases import Length, in_steps
 from .wrapping import Wrapper
@@ -52,6 +54,10 @@ class Config(Wrapper):
 
     def length(self, clock: Clock, full: int) -> int:
         """Tokens per sequence of the next step. Raises PlanError if `begin` does not suit the full length."""
+        return self.shortened(clock, super().length(clock, full))
+
+    def shortened(self, clock: Clock, full: int) -> int:
+        """The same of sequences that the base has cut."""
         fits = [n for n in range(1, full + 1) if full % n == 0]
         if not 8 <= max((n for n in fits if n <= self.begin), default=0) < full:
             raise PlanError(
@@ -63,23 +69,56 @@ class Config(Wrapper):
         reached = full if clock.step >= rise else self.begin + (full - self.begin) * clock.step / rise
         return max(n for n in fits if n <= reached)
 
-    def cut(self, batch: Batch, clock: Clock) -> Batch:
-        """The step's tokens in sequences of `length`."""
-        base = getattr(self.base, "cut", None)
-        batch = base(batch, clock) if base else batch
-        full = batch.tokens.shape[1]
-        length = self.length(clock, full)
-        if length == full:
-            return batch
-        positions = batch.positions.reshape(-1, length)
-        columns = torch.arange(length, dtype=positions.dtype, device=positions.device)
-        kept = torch.minimum(positions, columns)
-        prefix = None if batch.prefix is None else (batch.prefix.reshape(-1, length) - positions + kept).clamp(min=0)
-        return replace(
-            batch,
-            tokens=batch.tokens.reshape(-1, length),
-            targets=batch.targets.reshape(-1, length),
-            positions=kept,
-            prefix=prefix,
-            source=None if batch.source is None else batch.source.repeat_interleave(full // length),
-        )
+    def start(self) -> Cut:
+        """The base at work, and the cutting."""
+        return Cut(self, super().start())
+
+
+class Cut(Rate):
+    """Another rate's, on shorter sequences."""
+
+    config: Config
+
+    def __init__(self, config: Config, base: Rate) -> None:
+        super().__init__(config)
+        self.base = base
+
+    def __call__(self, clock: Clock) -> float:
+        """The base's multiplier."""
+        return self.base(clock)
+
+    def before(self, step: Step) -> Step:
+        """The step's tokens in sequences of the clock's length."""
+        step = self.base.before(step)
+        full = step.batch.tokens.shape[1]
+        length = self.config.shortened(step.clock, full)
+        return step if length == full else step.on(shorter(step.batch, length))
+
+    def after(self, step: Step, result: StepResult) -> None:
+        """What the base hears."""
+        self.base.after(step, result)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base's."""
+        return self.base.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The base's."""
+        self.base.load_state_dict(state)
+
+
+def shorter(batch: Batch, length: int) -> Batch:
+    """The same tokens in sequences of `length`, a divisor of theirs; nothing sees past a cut."""
+    full = batch.tokens.shape[1]
+    positions = batch.positions.reshape(-1, length)
+    columns = torch.arange(length, dtype=positions.dtype, device=positions.device)
+    kept = torch.minimum(positions, columns)
+    prefix = None if batch.prefix is None else (batch.prefix.reshape(-1, length) - positions + kept).clamp(min=0)
+    return replace(
+        batch,
+        tokens=batch.tokens.reshape(-1, length),
+        targets=batch.targets.reshape(-1, length),
+        positions=kept,
+        prefix=prefix,
+        source=None if batch.source is None else batch.source.repeat_interleave(full // length),
+    )

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from tilth.core.clock import Clock
-from tilth.core.config import Config as Base
-from tilth.core.protocols import Schedule
+from tilth.core.step import Rate
+from tilth.core.step import ScheduleConfig as Base
 from tilth.core.technique import slot
 
 
 class Wrapper(Base):
-    """A schedule around `base`. It offers `start`, `sequences` and `cut` where the base has them."""
+    """A schedule around `base`, which decides all that a subclass does not."""
 
-    base: Annotated[Schedule, slot("schedule")] = Field({"use": "cosine"})
+    base: Annotated[Base, slot("schedule")] = Field({"use": "cosine"})
     """The schedule that gives the rate, on the stage's steps."""
 
     def __call__(self, clock: Clock) -> float:
         """The base's multiplier."""
         return self.base(clock)
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("start", "sequences", "cut") and hasattr(self.base, name):
-            return getattr(self.base, name)
-        return super().__getattr__(name)  # type: ignore[misc]
+    def start(self) -> Rate:
+        """The base's, at work."""
+        return self.base.start()
+
+    def sequences(self, steps: int, full: int) -> list[int]:
+        """The base's."""
+        return self.base.sequences(steps, full)
+
+    def length(self, clock: Clock, full: int) -> int:
+        """The base's."""
+        return self.base.length(clock, full)

@@ -14,9 +14,10 @@ from tilth.core.batch import Batch
 from tilth.core.clock import Clock
 from tilth.core.errors import DataError, DivergedError
 from tilth.core.recipe import Recipe
+from tilth.core.step import StepResult
 from tilth.core.text import visible
 
-from .learner import Learner, StepResult
+from .learner import Learner
 from .plan import StagePlan
 from .world import World
 
@@ -126,14 +127,12 @@ class BadSteps:
     def _advice(self, staged: StagePlan, broken: bool, anchor: int | None, enough: bool) -> str:
         """What would help here: of the fields this stage has, those that are not set to it yet."""
         stage: Any = staged.stage
-        fields = []
-        if hasattr(stage.optim, "lr"):
-            fields.append(f"a lower optim.lr (now {stage.optim.lr:g})")
-        if hasattr(stage.schedule, "warmup"):
+        fields = [f"a lower optim.lr (now {stage.optim.lr:g})"]
+        if "warmup" in type(stage.schedule).model_fields:
             fields.append(f"a longer schedule.warmup (now {stage.schedule.warmup:g})")
         if stage.clip is None:
             fields.append("clip: 1.0 (now none)")
-        anew = f"What usually helps is {' or '.join(fields)}; that is another run, from its start." if fields else ""
+        anew = f"What usually helps is {' or '.join(fields)}; that is another run, from its start."
         if enough:
             return anew
         ways = []

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,27 +21,11 @@ import torch
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
 from tilth.core.device import widest_float
-from tilth.core.protocols import Loss, NamedParam, Objective, OptimSpec, PrecisionSpec, Schedule
+from tilth.core.protocols import Loss, NamedParam, OptimSpec, PrecisionSpec
+from tilth.core.step import ObjectiveConfig, Part, ScheduleConfig, Step, StepResult, View, part
 from tilth.core.technique import use_name
 
 from .world import World
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one optimizer step did."""
-
-    loss: float
-    """Mean over the targets of the global batch."""
-    grad_norm: float
-    """Global L2 norm of the mean gradient before clipping."""
-    lr: float
-    """Learning rate of the first parameter group."""
-    targets: int
-    """Targets in the global batch."""
-    logs: dict[str, float]
-    updated: bool
-    """False if the loss or the gradient is not finite, or there was no target: nothing was changed."""
 
 
 class Learner:
@@ -50,9 +34,9 @@ class Learner:
     def __init__(
         self,
         model: Any,
-        objective: Objective,
+        objective: ObjectiveConfig,
         optim: OptimSpec,
-        schedule: Schedule,
+        schedule: ScheduleConfig,
         *,
         clip: float | None,
         micro: int | None,
@@ -60,18 +44,18 @@ class Learner:
         precision: PrecisionSpec | None = None,
     ) -> None:
         self.model, self.objective = model, objective
-        self.schedule: Any = schedule.start() if hasattr(schedule, "start") else schedule
+        self.rate = schedule.start()
         self.clip, self.micro, self.world = clip, micro, world
-        self._cut = getattr(schedule, "cut", None)
-        self._pieces = 1  # into which the schedule cuts each sequence
+        self._drawn = 0  # tokens per sequence of the batch as it was drawn
         self._kept: dict[str, Any] = {}
         self.named = named_params(model)
         self.optimizer: Any = optim.build(self.named)
         if precision is not None:
             self.optimizer = precision.wrap(self.optimizer)
         self._params = [p.param for p in self.named]
-        self._begin = [m.begin for m in model.modules() if hasattr(m, "begin")]
-        self._advance = [m.advance for m in model.modules() if hasattr(m, "advance")]
+        self._own = part(self.optimizer)
+        inside = [m for m in model.modules() if isinstance(m, Part)]
+        self._before, self._after = [self.rate, *inside, self._own], [*inside, self._own, self.rate]
 
     def step(self, batch: Batch, clock: Clock) -> StepResult:
         """One optimizer step on this rank's share of the global batch.
@@ -79,65 +63,54 @@ class Learner:
         A loss or gradient that is not finite, or a batch without targets, leaves weights and optimizer untouched
         (`updated` is False).
         """
-        for begin in self._begin:
-            begin(clock)
-        if hasattr(self.schedule, "turn"):
-            self._turn(self.schedule.turn(clock))
-        if self._cut is not None:
-            whole = batch.tokens.shape[1]
-            batch = self._cut(batch, clock)
-            self._pieces = whole // batch.tokens.shape[1]
-        if hasattr(self.optimizer, "prepare"):
-            batch = self.optimizer.prepare(batch, clock, _Oracle(self, clock))
-        loss, weight, targets, logs = self._accumulate(batch, clock)
+        self._drawn = batch.tokens.shape[1]
+        view = _View(self)
+        step = view.step = Step(self.model, batch, clock, self.world, view=view)
+        for each in self._before:
+            step = each.before(step)
+        loss, weight, targets, tokens, logs = self._accumulate(step)
         norm, finite = self._average_gradients(weight, loss, self.clip)
-        multiplier = self.schedule(clock)
+        multiplier = self.rate(clock)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * multiplier
         updated = finite and targets > 0
         if updated:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if updated:
-            for advance in self._advance:
-                advance(clock, self.optimizer)
-            if hasattr(self.schedule, "observe"):
-                self.schedule.observe(clock, loss / weight, norm)
-        return StepResult(
+        result = StepResult(
             loss=loss / weight,
             grad_norm=norm,
             lr=self.optimizer.param_groups[0]["lr"],
             targets=targets,
+            tokens=tokens,
             logs={k: v / max(targets, 1) for k, v in logs.items()},
             updated=updated,
         )
+        if updated:
+            for each in self._after:
+                each.after(step, result)
+        return result
 
-    def _turn(self, what: str | None) -> None:
-        """Keep a copy of weights and optimizer, or go back to the one kept, as a schedule that searches asks."""
-        if what == "keep":
-            own = self.state_dict()
-            self._kept = copy.deepcopy({k: own[k] for k in ("model", "optim", "groups")})
-        elif what == "restore":
-            self._load(copy.deepcopy(self._kept))
-
-    def _accumulate(self, batch: Batch, clock: Clock) -> tuple[float, float, int, dict[str, float]]:
-        """Gradients of the sum over this rank's batch; the loss, its divisor, targets and logs summed over ranks."""
+    def _accumulate(self, step: Step) -> tuple[float, float, int, int, dict[str, float]]:
+        """Gradients of the sum over this rank's batch; the loss, its divisor, targets, tokens and logs summed over
+        ranks."""
         total, weight, count, logs = 0.0, 0.0, 0, {}
-        for part in batch.split(self._rows(batch)):
-            loss: Loss = self.objective(self.model, part.to(self.world.device), clock)
+        tokens = step.batch.tokens.numel() + step.trained
+        for micro in step.batch.split(self._rows(step.batch)):
+            loss: Loss = self.objective(step.on(micro.to(self.world.device)))
             loss.total.backward()
             total, count = total + loss.total.detach(), count + loss.count
             weight = weight + (loss.count if loss.weight is None else loss.weight)
             for name, value in loss.logs.items():
                 logs[name] = logs.get(name, 0.0) + value.detach()
         given = {"dtype": widest_float(self.world.device), "device": self.world.device}
-        sums = torch.stack([torch.as_tensor(v, **given) for v in (total, weight, count, *logs.values())])
+        sums = torch.stack([torch.as_tensor(v, **given) for v in (total, weight, count, tokens, *logs.values())])
         sums = self.world.sum(sums).tolist()
-        return sums[0], sums[1] or 1.0, int(sums[2]), dict(zip(logs, sums[3:], strict=True))
+        return sums[0], sums[1] or 1.0, int(sums[2]), int(sums[3]), dict(zip(logs, sums[4:], strict=True))
 
     def _rows(self, batch: Batch) -> int:
         """Sequences of a forward pass: as many tokens when they are cut shorter."""
-        return self.micro * self._pieces if self.micro else len(batch.tokens)
+        return self.micro * (self._drawn // batch.tokens.shape[1]) if self.micro else len(batch.tokens)
 
     def _average_gradients(self, weight: float, loss: float, clip: float | None) -> tuple[float, bool]:
         """Sum over ranks, divide by the weight, clip. Returns the norm before clipping and whether all is finite."""
@@ -157,9 +130,8 @@ class Learner:
         """Weights and optimizer, by parameter name: tensors and plain values, ready for the store."""
         optim = self.optimizer.state_dict()
         names = self._names_in_optimizer_order()
-        memory = {"schedule": self.schedule.state_dict()} if hasattr(self.schedule, "state_dict") else {}
         return {
-            **memory,
+            **({"schedule": memory} if (memory := self.rate.state_dict()) else {}),
             **({"kept": self._kept} if self._kept else {}),
             "model": {n: t.detach() for n, t in self.model.state_dict().items()},
             "optim": {names[i]: state for i, state in optim["state"].items()},
@@ -174,8 +146,8 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave; every name must match."""
-        if "schedule" in state and hasattr(self.schedule, "load_state_dict"):
-            self.schedule.load_state_dict(state["schedule"])
+        if "schedule" in state:
+            self.rate.load_state_dict(state["schedule"])
         self._kept = state.get("kept", {})
         self._load(state)
 
@@ -207,7 +179,7 @@ class Learner:
 
     def evaluated(self) -> contextlib.AbstractContextManager[Any]:
         """Inside it the model holds the weights to evaluate and to keep; for most optimizers those it trains."""
-        return self.optimizer.evaluated() if hasattr(self.optimizer, "evaluated") else contextlib.nullcontext()
+        return self._own.evaluated()
 
     def _names_in_optimizer_order(self) -> list[str]:
         by_id = {id(p.param): p.name for p in self.named}
@@ -220,22 +192,24 @@ def _settings(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in g.items() if k not in free and isinstance(v, str | bool | int | float)} for g in groups]
 
 
-@dataclass
-class _Oracle:
-    """`tilth.core.protocols.Oracle` of one step of a learner."""
+class _View(View):
+    """What a part may ask of a learner in one step."""
 
-    _learner: Learner
-    _clock: Clock
+    step: Step
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
 
     @property
-    def model(self) -> Any:
-        return self._learner.model
+    def optimizer(self) -> torch.optim.Optimizer:
+        """See View."""
+        return self._learner.optimizer
 
     def gradient(self, batch: Batch, targets: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """See the protocol."""
+        """See View."""
         it = self._learner
         batch = batch if targets is None else replace(batch, targets=targets)
-        loss, weight, *_ = it._accumulate(batch, self._clock)
+        loss, weight, *_ = it._accumulate(self.step.on(batch))
         it._average_gradients(weight, loss, None)
         out = [torch.zeros_like(p) if p.grad is None else p.grad for p in it._params]
         it.optimizer.zero_grad(set_to_none=True)
@@ -243,15 +217,20 @@ class _Oracle:
 
     @torch.no_grad()
     def logits(self, batch: Batch) -> torch.Tensor:
-        """See the protocol."""
-        device = self._learner.world.device
+        """See View."""
+        it = self._learner
         return torch.cat(
-            [self.model(p.tokens, p.positions) for p in (q.to(device) for q in batch.split(self._learner._rows(batch)))]
+            [it.model(p.tokens, p.positions) for p in (q.to(it.world.device) for q in batch.split(it._rows(batch)))]
         )
 
-    def same_everywhere(self, value: torch.Tensor) -> torch.Tensor:
-        """See the protocol."""
-        return self._learner.world.sum(value)
+    def keep(self) -> None:
+        """See View."""
+        own = self._learner.state_dict()
+        self._learner._kept = copy.deepcopy({k: own[k] for k in ("model", "optim", "groups")})
+
+    def restore(self) -> None:
+        """See View."""
+        self._learner._load(copy.deepcopy(self._learner._kept))
 
 
 def not_finite(values: dict[str, Any]) -> str | None:
@@ -263,12 +242,13 @@ def not_finite(values: dict[str, Any]) -> str | None:
     return next((n for n, t in floats.items() if not bool(torch.isfinite(t).all())), None)
 
 
-def equip(model: Any, objectives: Iterable[Any], seed: int) -> None:
+def equip(model: Any, objectives: Iterable[ObjectiveConfig], seed: int) -> None:
     """Give the model the modules its objectives bring along, with first weights."""
     for objective in objectives:
         name = use_name(objective)
-        if hasattr(objective, "extras") and name not in model.extras:
-            model.extras[name] = objective.extras(model.config, model.vocab_size)
+        own = None if name in model.extras else objective.extras(model.config, model.vocab_size)
+        if own is not None:
+            model.extras[name] = own
             model.init_weights(seed, within=f"extras.{name}.")
 
 

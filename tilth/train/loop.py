@@ -11,8 +11,9 @@ from typing import Protocol
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
 from tilth.core.errors import Interrupted
+from tilth.core.step import StepResult
 
-from .learner import Learner, StepResult
+from .learner import Learner
 
 
 class Watch(Protocol):
@@ -62,8 +63,8 @@ def train(
             result = learner.step(batch, clock)
             if not result.updated:
                 watch.bad_step(clock, result, batch)
-            tokens = batch.tokens.numel() * learner.world.size if result.updated else 0
-            clock = Clock(clock.step + 1, clock.steps, clock.tokens + tokens, clock.stage)
+            trained = result.tokens if result.updated else 0
+            clock = Clock(clock.step + 1, clock.steps, clock.tokens + trained, clock.stage)
             if result.updated:
                 watch.step(clock, result, time.perf_counter() - begin, waited)
             if _due(timers.evaluate, clock):

@@ -10,8 +10,7 @@ import torch
 
 from tilth.core.clock import Clock
 from tilth.core.device import peak_memory, synchronize
-
-from .learner import StepResult
+from tilth.core.step import StepResult
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, rows: int, width: int, ffn: int) -> float:

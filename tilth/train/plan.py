@@ -154,10 +154,9 @@ def _plan_stage(
     world: int,
 ) -> StagePlan:
     weights = stage.mixture.shares({name: store.num_tokens for name, store in have.items()})  # type: ignore[attr-defined]
-    grows: Any = getattr(stage.schedule, "sequences", None)
 
     def sampler_of(steps: int, stores: Mapping[str, Tokens] = have) -> Sampler:
-        growth = grows(steps, stage.batch.sequences) if grows else ()
+        growth = stage.schedule.sequences(steps, stage.batch.sequences)
         _refuse_uneven(growth, world, number)
         return Sampler(
             stores, weights, stage.batch.sequence, stage.batch.sequences, recipe.seed, dict(cursors), growth=growth
@@ -185,10 +184,8 @@ def _plan_stage(
     sampler = sampler_of(steps)
     for step in (0, steps - 1):  # refuses what does not fit
         clock = Clock(step, steps, sampler.samples(step) * stage.batch.sequence, number)
-        stage.schedule(clock)  # type: ignore[operator]
-        if hasattr(stage.schedule, "cut"):
-            trial = sampler_of(steps, tried)
-            stage.schedule.cut(trial.batch(0, 0, trial.samples(1)), clock)
+        stage.schedule(clock)
+        stage.schedule.length(clock, stage.batch.sequence)
     return StagePlan(stage, steps, sampler, sampler.plan(steps), flops, _targets(sampler, sampler_of, steps, tried))
 
 

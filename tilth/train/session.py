@@ -22,6 +22,7 @@ from tilth.core.errors import CheckpointError, DivergedError, Interrupted
 from tilth.core.hashing import content_hash
 from tilth.core.recipe import Recipe
 from tilth.core.rundir import Rows, RunDir, read_rows, write_whole
+from tilth.core.step import StepResult
 from tilth.core.stopping import Interrupt
 from tilth.report.live import Console
 
@@ -29,7 +30,7 @@ from . import meter
 from .bad_steps import BadSteps
 from .best import Best, figures
 from .board import LONGER
-from .learner import Learner, StepResult, compile_model, not_finite
+from .learner import Learner, compile_model, not_finite
 from .loop import Timers, train
 from .plan import Plan, StagePlan
 from .store import Store
@@ -139,13 +140,13 @@ class Session:
         stage = staged.stage
         return Learner(
             self.model,
-            stage.objective,  # type: ignore[arg-type]
-            stage.optim,  # type: ignore[arg-type]
-            stage.schedule,  # type: ignore[arg-type]
+            stage.objective,
+            stage.optim,
+            stage.schedule,
             clip=stage.clip,
             micro=stage.batch.micro,
             world=self.world,
-            precision=self.recipe.precision,  # type: ignore[arg-type]
+            precision=self.recipe.precision,
         )
 
     def _train_stage(self, staged: StagePlan, learner: Learner, clock: Clock) -> None:

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 import torch
 
 from tilth.core import device
+from tilth.core.errors import PlanError
+from tilth.core.protocols import NamedParam
 from tilth.core.recipe import Recipe, Stage
+from tilth.core.technique import use_name
 
 from .learner import named_params
 
@@ -33,29 +36,41 @@ class State(NamedTuple):
 def state(recipe: Recipe, vocab_size: int) -> State:
     """Parameters and optimizer state of a recipe's model."""
     longest = max(stage.batch.sequence for stage in recipe.stages)
-    total = recipe.model.num_parameters(vocab_size, longest)["total"]  # type: ignore[attr-defined]
+    total = recipe.model.num_parameters(vocab_size, longest)["total"]
     try:
         with torch.device("meta"):
-            model = recipe.model.build(vocab_size, longest)  # type: ignore[attr-defined]
-        recipe.precision.attach(model)  # type: ignore[attr-defined]
+            model = recipe.model.build(vocab_size, longest)
+        recipe.precision.attach(model)
         named = named_params(model)
         trained = sum(p.param.numel() for p in named)
-        largest = max(_optimizer_bytes(recipe, stage, named) for stage in recipe.stages)
     except (NotImplementedError, RuntimeError):  # a part that needs real numbers: two moments of everything
         return State(total, total, 8 * total)
-    return State(total, trained, largest)
+    return State(
+        total, trained, max(_optimizer_bytes(recipe, i, stage, named) for i, stage in enumerate(recipe.stages))
+    )
 
 
-def _optimizer_bytes(recipe: Recipe, stage: Stage, named: list[Any]) -> int:
+def _optimizer_bytes(recipe: Recipe, number: int, stage: Stage, named: list[NamedParam]) -> int:
     """Of the state after a first step, taken on tensors without memory, as the precision keeps it; else as the rule's
-    own formula says."""
-    optim: Any = stage.optim
+    own formula says. Raises PlanError for an optimizer that cannot be built on this model."""
+    optim = stage.optim
     try:
-        optimizer: Any = recipe.precision.wrap(optim.build(named))  # type: ignore[attr-defined]
+        optimizer = recipe.precision.wrap(optim.build(named))
+    except PlanError:
+        raise
+    except Exception as err:
+        if isinstance(err, NotImplementedError | RuntimeError) and "meta" in str(err):
+            return int(optim.state_bytes(named))  # it looks at numbers, which tensors without memory do not have
+        raise PlanError(
+            f"{use_name(optim)} cannot be built on this model: {type(err).__name__}: {err}.",
+            where=f"stages.{number}.optim",
+            fix="Another optimizer would do; if it is your own, its `build` is at fault.",
+        ) from err
+    try:
         for p in named:
             p.param.grad = torch.empty_like(p.param)
         optimizer.step()
-    except Exception:  # rules look at numbers, which tensors without memory do not have
+    except Exception:  # rules look at numbers too
         return int(optim.state_bytes(named))
     finally:
         for p in named:
@@ -79,7 +94,7 @@ def memory_bytes(
     compute dtype; the loss keeps one chunk of logits. Measured against real runs by `tilth plan`.
     """
     model: Any = recipe.model
-    size = recipe.precision.compute_dtype.itemsize  # type: ignore[attr-defined]
+    size = recipe.precision.compute_dtype.itemsize
     share = max(1, stage.batch.sequences // world)
     sequences = min(micro or stage.batch.micro or share, share)
     rows = sequences * stage.batch.sequence

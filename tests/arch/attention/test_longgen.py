@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tilth.arch.attention.longgen import Config
+from tilth.arch.parts import Where
 from tilth.core.errors import DataError, PlanError, RecipeError
 from tilth.core.technique import resolve
 
@@ -61,7 +62,7 @@ def test_equals_attention_pair_by_pair(knobs: dict, packed: bool, softcap: float
             scores = torch.stack([q[0, i, h] @ k[0, j, h // 2] for j in js]) * 8**-0.5
             scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
             out[0, i, h] = sum(w * v[0, j, h // 2] for w, j in zip(scores.softmax(0), js, strict=True))
-    torch.testing.assert_close(a(x, places, (m.cos, m.sin)), a.out(out.flatten(2)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(a(x, Where(places, None, (m.cos, m.sin))), a.out(out.flatten(2)), atol=1e-5, rtol=1e-5)
 
 
 def test_a_pattern_over_everything_is_full_attention() -> None:

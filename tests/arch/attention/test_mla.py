@@ -13,6 +13,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Atten
 from tilth.arch import ops
 from tilth.arch.attention.mla import Config
 from tilth.arch.io import load_model, save_model
+from tilth.arch.parts import Where
 from tilth.core.errors import DataError, PlanError
 from tilth.core.technique import resolve
 
@@ -83,7 +84,7 @@ def test_equals_deepseek_v3(knobs: dict, yarn: bool) -> None:
         for norm in (ours.kv_norm, ours.q_norm):
             if norm is not None:
                 norm.eps = 1e-6
-        torch.testing.assert_close(ours(x, None, (a.cos, a.sin)), expected, atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(ours(x, Where(None, None, (a.cos, a.sin))), expected, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize("knobs", SHAPES, ids=str)
@@ -137,7 +138,7 @@ def test_a_latent_as_wide_as_the_stream_is_multi_head_attention() -> None:
     k, v = ((normed @ (p.weight @ back).T).unflatten(-1, (4, -1)).transpose(1, 2) for p in (a.k, a.v))
     mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=(n + r) ** -0.5)
     expected = mixed.transpose(1, 2).flatten(2) @ a.out.weight.T
-    torch.testing.assert_close(a(x, None, (m.cos, m.sin)), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(a(x, Where(None, None, (m.cos, m.sin))), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_packed_documents_and_prefixes() -> None:

@@ -11,6 +11,7 @@ from transformers import MixtralConfig, Qwen2MoeConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock, load_balancing_loss_func
 from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeSparseMoeBlock
 
+from tests.stepping import at, done
 from tilth.arch.feedforward.experts import _Pass
 from tilth.arch.feedforward.moe import Config as Moe
 from tilth.arch.io import load_model, save_model
@@ -135,16 +136,16 @@ def test_experts_without_tokens_have_zero_gradients() -> None:
 
 def test_no_token_is_dropped_and_loads_are_counted_in_training_only() -> None:
     m = mixture()
-    m.begin(Clock(0, 10))
+    m.before(at(Clock(0, 10)))
     with torch.no_grad():
         m(x())
     assert m.counts.sum() == 0
     for _ in range(2):
         m(x()).sum().backward()
     assert m.counts.sum() == 2 * 40 * 2
-    m.advance(Clock(0, 10), None)
+    m.after(at(Clock(0, 10)), done())
     assert m.statistics()["load_max_over_mean"] == pytest.approx(float(m.counts.max() / m.counts.mean()))
-    m.begin(Clock(0, 10))
+    m.before(at(Clock(0, 10)))
     assert m.counts.sum() == 0 and m.load.sum() == 160
 
 
@@ -194,7 +195,7 @@ def test_losses_leave_the_output_alone_and_recomputing_counts_once() -> None:
     for recompute in (False, True):
         pressed.recompute = recompute
         pressed.zero_grad()
-        pressed.blocks[0].ffn.begin(Clock(0, 10))
+        pressed.blocks[0].ffn.before(at(Clock(0, 10)))
         pressed(tokens).logsumexp(-1).sum().backward()
         grads.append({n: p.grad.clone() for n, p in pressed.named_parameters()})
         assert pressed.blocks[0].ffn.counts.sum() == 48

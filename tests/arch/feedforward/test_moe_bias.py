@@ -9,6 +9,7 @@ import torch
 from transformers import DeepseekV3Config
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 
+from tests.stepping import at, done
 from tilth.arch.feedforward.moe_bias import Config
 from tilth.core.clock import Clock
 from tilth.core.technique import resolve
@@ -57,9 +58,9 @@ def test_equals_deepseek_v3() -> None:
 
 def test_the_bias_moves_by_hand() -> None:
     m = mixture(bias_rate=0.01)
-    m.begin(Clock(0, 10))
+    m.before(at(Clock(0, 10)))
     m.counts.copy_(torch.tensor([10.0, 6.0, 0.0, 0.0]))
-    m.advance(Clock(0, 10), None)
+    m.after(at(Clock(0, 10)), done())
     torch.testing.assert_close(m.bias, torch.tensor([-0.01, -0.01, 0.01, 0.01]))
 
 
@@ -76,7 +77,7 @@ def test_the_bias_is_float32_saved_untrained_and_still_in_evaluation() -> None:
     assert "bias" in m.state_dict() and "bias" not in dict(m.named_parameters())
     with torch.no_grad():
         m(x())
-    m.advance(Clock(0, 10), None)
+    m.after(at(Clock(0, 10)), done())
     assert m.bias.eq(0).all() and m.bias.dtype == torch.float32
 
 
@@ -85,9 +86,9 @@ def test_uneven_routing_becomes_even() -> None:
     m.router.weight.data[0] += 0.3 * x().mean((0, 1))
     spread = []
     for _ in range(150):
-        m.begin(Clock(0, 10))
+        m.before(at(Clock(0, 10)))
         m(x()).sum().backward()
-        m.advance(Clock(0, 10), None)
+        m.after(at(Clock(0, 10)), done())
         spread.append(m.statistics()["load_max_over_mean"])
     assert sum(spread[-20:]) / 20 < min(1.3, spread[0])
 
@@ -97,7 +98,7 @@ def test_rate_and_score_matter() -> None:
     m, still = mixture(bias_rate=0.1), mixture(bias_rate=0.0)
     for each in (m, still):
         each(x()).sum().backward()
-        each.advance(Clock(0, 10), None)
+        each.after(at(Clock(0, 10)), done())
     assert m.bias.any() and not still.bias.any()
     assert not torch.allclose(mixture(score="softmax")(x()), mixture()(x()))
 

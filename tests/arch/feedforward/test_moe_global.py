@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+from tests.stepping import at
 from tilth.arch.feedforward.moe_global import Config
 from tilth.core.clock import Clock
 from tilth.core.technique import resolve
@@ -31,7 +32,7 @@ def x(seed: int) -> torch.Tensor:
 
 def auxiliary(m: Any, *micro: torch.Tensor) -> torch.Tensor:
     m.zero_grad()
-    m.begin(Clock(0, 10))
+    m.before(at(Clock(0, 10)))
     for tokens in micro:
         (m(tokens) * 0).sum().backward()
     return m.router.weight.grad.clone()
@@ -59,7 +60,7 @@ def test_recomputing_uses_the_same_counts() -> None:
     m = mixture()
     plain = auxiliary(m, x(0), x(1))
     m.zero_grad()
-    m.begin(Clock(0, 10))
+    m.before(at(Clock(0, 10)))
     for tokens in (x(0), x(1)):
         out = torch.utils.checkpoint.checkpoint(m, tokens.requires_grad_(), use_reentrant=False)
         (out * 0).sum().backward()

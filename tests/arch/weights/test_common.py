@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.stepping import at
 from tilth.arch import hf
 from tilth.arch.io import load_model, save_model
 from tilth.arch.weights import common
@@ -104,7 +105,7 @@ def test_dense_is_what_multiplies(spec: dict[str, Any]) -> None:
     for p in made.parameters():
         torch.nn.init.normal_(p, std=0.3)
     if spec["use"] == "self_guided":
-        made.begin(Clock(1, 10))
+        made.before(at(Clock(1, 10)))
     x = torch.randn(4, 16)
     torch.testing.assert_close(made(x), x @ made.dense().mT + made.bias, rtol=1e-4, atol=1e-4)
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.stepping import at, done
 from tilth.core.clock import Clock
 from tilth.core.errors import PlanError
 from tilth.core.technique import resolve
@@ -30,7 +31,7 @@ def train(made: Any, steps: int) -> torch.optim.Optimizer:
         (made(torch.randn(8, 12, generator=draw)) - 1).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-        made.advance(Clock(step, 100), optimizer)
+        made.after(at(Clock(step, 100), optimizer), done())
     return optimizer
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.stepping import at, done
 from tilth.core.clock import Clock
 from tilth.core.technique import resolve
 
@@ -24,7 +25,7 @@ def train(made: Any, steps: int, optimizer: Any = None, start: int = 0) -> torch
         (made(x) - y).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-        made.advance(Clock(step, 100), optimizer)
+        made.after(at(Clock(step, 100), optimizer), done())
     return optimizer
 
 
@@ -33,7 +34,7 @@ def test_a_merge_leaves_the_function_and_begins_anew() -> None:
     optimizer = train(made, 2)
     before, a = copy.deepcopy(made), made.a.detach().clone()
     assert before.b.abs().max() > 0
-    made.advance(Clock(2, 100), optimizer)
+    made.after(at(Clock(2, 100), optimizer), done())
     torch.testing.assert_close(made.weight.detach(), before.dense())
     torch.testing.assert_close(made.dense(), before.dense())
     assert not made.b.any() and not torch.equal(made.a, a) and made.a.abs().max() <= 12**-0.5
@@ -62,7 +63,7 @@ def test_momenta_are_pruned(pruning: str) -> None:
     made = layer(rank=4, pruning=pruning, ratio=0.75)
     optimizer = train(made, 2)
     old = [{k: v.clone() for k, v in optimizer.state[p].items()} for p in (made.a, made.b)]
-    made.advance(Clock(2, 100), optimizer)
+    made.after(at(Clock(2, 100), optimizer), done())
     for p, was in zip((made.a, made.b), old, strict=True):
         now = optimizer.state[p]
         assert now["step"] == was["step"]  # the official code keeps the count

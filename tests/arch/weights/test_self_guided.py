@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.stepping import at, done
 from tilth.core.clock import Clock
 from tilth.core.errors import PlanError
 from tilth.core.technique import resolve
@@ -22,12 +23,12 @@ def layer(seed: int = 3, **knobs: Any) -> Any:
 def test_alpha_falls_as_a_cosine_over_its_share() -> None:
     made = layer(share=0.5)
     for step, alpha in zip((0, 2, 4, 6, 8, 12), (1, 0.853553, 0.5, 0.146447, 0, 0), strict=True):
-        made.begin(Clock(step, 16))
+        made.before(at(Clock(step, 16)))
         assert float(made.alpha) == pytest.approx(alpha, abs=1e-6)
 
 
 def gradients(made: Any, step: int) -> dict[str, Any]:
-    made.begin(Clock(step, 10))
+    made.before(at(Clock(step, 10)))
     made(torch.randn(4, 12)).sum().backward()
     return {n: p.grad for n, p in made.named_parameters()}
 
@@ -36,12 +37,12 @@ def test_the_ends() -> None:
     made = layer(share=0.5)
     made.guide.data.normal_()
     x = torch.randn(4, 12)
-    made.begin(Clock(0, 10))
+    made.before(at(Clock(0, 10)))
     torch.testing.assert_close(made(x), x @ made.guide.mT + made.bias)
     found = gradients(made, 0)
     assert not found["inner.a"].any() and not found["inner.b"].any() and found["guide"].any()
     made.zero_grad()
-    made.begin(Clock(5, 10))
+    made.before(at(Clock(5, 10)))
     assert torch.equal(made(x), made.inner(x))
     found = gradients(made, 5)
     assert found["guide"] is None and found["inner.a"].any()
@@ -50,7 +51,7 @@ def test_the_ends() -> None:
 def test_between_the_ends() -> None:
     made = layer(share=1.0)
     made.guide.data.normal_()
-    made.begin(Clock(1, 4))
+    made.before(at(Clock(1, 4)))
     x = torch.randn(4, 12)
     expected = 0.853553 * (x @ made.guide.mT) + 0.146447 * (made.inner(x))
     torch.testing.assert_close(made(x), expected, rtol=1e-4, atol=1e-5)
@@ -63,7 +64,7 @@ def test_the_start_does_not_depend_on_alpha(kind: str) -> None:
     made = layer(base={"use": "structured_ffn", "kind": kind, **({"blocks": 3} if kind != "lowrank" else {})})
     x, ys = torch.randn(4, 12), []
     for step in (0, 3, 9):
-        made.begin(Clock(step, 10))
+        made.before(at(Clock(step, 10)))
         ys.append(made(x))
     torch.testing.assert_close(ys[0], ys[1])
     torch.testing.assert_close(ys[0], ys[2])
@@ -73,11 +74,11 @@ def test_its_state_is_freed_at_the_end() -> None:
     made = layer(share=0.5)
     optimizer = torch.optim.AdamW(made.parameters(), lr=0.01)
     for step in range(8):
-        made.begin(Clock(step, 8))
+        made.before(at(Clock(step, 8)))
         made(torch.randn(4, 12)).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-        made.advance(Clock(step, 8), optimizer)
+        made.after(at(Clock(step, 8), optimizer), done())
         assert bool(optimizer.state.get(made.guide)) == (step < 3)
     assert optimizer.state[made.inner.a]["step"] == 8
 
@@ -86,8 +87,8 @@ def test_sampled_takes_part_with_chance_alpha_and_alike_everywhere() -> None:
     made, twin = layer(draw="sampled", share=1.0), layer(draw="sampled", share=1.0)
     parts = []
     for step in range(400):
-        made.begin(Clock(step, 400))
-        twin.begin(Clock(step, 400))
+        made.before(at(Clock(step, 400)))
+        twin.before(at(Clock(step, 400)))
         assert made.guided == twin.guided
         parts.append(made.guided)
     assert sum(parts) / 400 == pytest.approx(0.5, abs=0.05)
@@ -100,7 +101,7 @@ def test_a_resumed_layer_goes_on_as_it_was() -> None:
     made.guide.data.normal_()
     x = torch.randn(4, 12)
     for step in (2, 9):
-        made.begin(Clock(step, 10))
+        made.before(at(Clock(step, 10)))
         other.load_state_dict(made.state_dict())
         assert torch.equal(made(x), other(x))
 

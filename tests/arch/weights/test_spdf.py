@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.stepping import at, done
 from tilth.arch import ops
 from tilth.core.clock import Clock
 from tilth.core.errors import PlanError
@@ -27,7 +28,7 @@ def train(made: Any, steps: int, use: str = "adamw", total: int = 100) -> Any:
         ((made(torch.randn(8, 20, generator=draw)) - 1).square().mean() + extra.sum()).backward()
         optimizer.step()
         optimizer.zero_grad()
-        made.advance(Clock(step, total), optimizer)
+        made.after(at(Clock(step, total), optimizer), done())
     return optimizer
 
 
@@ -73,13 +74,13 @@ def test_lifting_the_mask_leaves_the_function_and_frees_the_weights() -> None:
     made(x).sum().backward()
     optimizer.step()
     y = made(x)
-    made.advance(Clock(5, 12), optimizer)
+    made.after(at(Clock(5, 12), optimizer), done())
     assert made.mask.all() and not optimizer.state.get(made.weight)
     assert torch.equal(made(x), y) and not made.weight[zero].any()
     optimizer.zero_grad()
     made(x).square().sum().backward()
     optimizer.step()
-    made.advance(Clock(6, 12), optimizer)
+    made.after(at(Clock(6, 12), optimizer), done())
     assert made.weight[zero].all() and optimizer.state[made.weight]["step"] == 1
 
 

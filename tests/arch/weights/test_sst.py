@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.stepping import at, done
 from tilth.arch.weights.sst import chances
 from tilth.core.clock import Clock
 from tilth.core.technique import resolve
@@ -23,11 +24,11 @@ def train(made: Any, steps: int, start: int = 0, optimizer: Any = None, lr: floa
     optimizer = optimizer or torch.optim.AdamW(params, lr=lr, weight_decay=0.1)
     for step in range(start, start + steps):
         draw = torch.Generator().manual_seed(step)
-        made.begin(Clock(step, 100))
+        made.before(at(Clock(step, 100)))
         (made(torch.randn(8, made.inputs, generator=draw)) - 1).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-        made.advance(Clock(step, 100), optimizer)
+        made.after(at(Clock(step, 100), optimizer), done())
     return optimizer
 
 
@@ -115,8 +116,8 @@ def test_a_draw_begins_anew_and_a_round_decomposes() -> None:
     state = {k: v.clone() for k, v in made.state_dict().items()}
     twin.load_state_dict(state)
     weight = twin.dense()
-    twin.begin(Clock(5, 100))
-    twin.advance(Clock(5, 100), torch.optim.SGD(twin.parameters(), lr=0.1))
+    twin.before(at(Clock(5, 100)))
+    twin.after(at(Clock(5, 100), torch.optim.SGD(twin.parameters(), lr=0.1)), done())
     torch.testing.assert_close(twin.dense(), weight, rtol=1e-4, atol=1e-5)
     u, v = columns(twin)
     torch.testing.assert_close(u.mT @ u, torch.eye(9), rtol=0, atol=1e-5)

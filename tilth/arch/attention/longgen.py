@@ -27,7 +27,7 @@ from torch import Tensor
 
 from tilth.arch import ops
 from tilth.arch.cache import EvictingCache, KVCache, LayerCache, attend
-from tilth.arch.parts import Attention, Rotary
+from tilth.arch.parts import Attention, Where
 from tilth.core.config import Config as Base
 from tilth.core.errors import PlanError, RecipeError
 
@@ -103,15 +103,9 @@ class SparseAttention(Attention):
         super().__init__(config, layer)
         self.spec = spec
 
-    def forward(
-        self,
-        x: Tensor,
-        positions: Tensor | None,
-        rotary: Rotary | None,
-        cache: LayerCache | None = None,
-        prefix: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, where: Where, cache: LayerCache | None = None) -> Tensor:
         """[B, T, D] -> [B, T, D]"""
+        positions, prefix, rotary = where
         q, k, v = self.split(self._projected(x), positions, rotary)
         if cache is None or positions is None:
             return self.out(self._within(q, k, v, positions, prefix).flatten(2))

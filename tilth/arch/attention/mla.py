@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from tilth.arch import ops
 from tilth.arch.cache import LayerCache, attend, causal
-from tilth.arch.parts import Norm, Rotary, keys_seen, matrix, projection
+from tilth.arch.parts import Norm, Where, keys_seen, matrix, projection
 from tilth.core.config import Config as Base
 from tilth.core.errors import PlanError
 
@@ -113,15 +113,9 @@ class LatentAttention(nn.Module):
     def _linear(config: Any, here: str, name: str, inputs: int, outputs: int) -> nn.Module:
         return projection(config, inputs, outputs, f"{here}.{name}")
 
-    def forward(
-        self,
-        x: Tensor,
-        positions: Tensor | None,
-        rotary: Rotary | None,
-        cache: LayerCache | None = None,
-        prefix: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, where: Where, cache: LayerCache | None = None) -> Tensor:
         """[B, T, D] -> [B, T, D]"""
+        positions, prefix, rotary = where
         assert rotary is not None  # `build` saw to it
         q = self.q(x) if self.q_down is None or self.q_norm is None else self.q(self.q_norm(self.q_down(x)))
         q_nope, q_rope = q.unflatten(-1, (self.heads, -1)).split(self.widths, dim=-1)

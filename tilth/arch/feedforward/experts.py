@@ -23,9 +23,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from tilth.arch.parts import FeedForward, multiplied, parameter, plain
-from tilth.core.clock import Clock
 from tilth.core.config import Config as Base
 from tilth.core.errors import PlanError, RecipeError
+from tilth.core.step import Part, Step, StepResult
 
 
 class Routing(Base):
@@ -97,7 +97,7 @@ class Router(nn.Module):
         return F.linear(wide, self.weight.to(wide.dtype))
 
 
-class Mixture(nn.Module):
+class Mixture(Part, nn.Module):
     """A router and its experts. Kinds of balancing override `choose_by` and `pressure`."""
 
     counts: Tensor
@@ -183,11 +183,12 @@ class Mixture(nn.Module):
         gradient = torch.zeros_like(totals) if gradient is None else gradient.to(totals.dtype)
         return _Pass.apply(y, totals, gradient, lambda: self.counts.add_(counts))
 
-    def begin(self, clock: Clock) -> None:
+    def before(self, step: Step) -> Step:
         """A new step: nothing counted."""
         self.counts.zero_()
+        return step
 
-    def advance(self, clock: Clock, optimizer: Any) -> None:
+    def after(self, step: Step, result: StepResult) -> None:
         """After an applied step: remember its load."""
         self.load.copy_(self.counts)
 

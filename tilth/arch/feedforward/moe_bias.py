@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tilth.core.clock import Clock
+from tilth.core.step import Step, StepResult
 
 from .experts import Mixture, Routing, over_ranks
 
@@ -70,8 +70,8 @@ class Biased(Mixture):
         return scores + self.bias
 
     @torch.no_grad()
-    def advance(self, clock: Clock, optimizer: Any) -> None:
+    def after(self, step: Step, result: StepResult) -> None:
         """Towards those that got less than the mean."""
         self.counts.copy_(over_ranks(self.counts))
-        super().advance(clock, optimizer)
+        super().after(step, result)
         self.bias.add_(self.spec.bias_rate * torch.sign(self.counts.mean() - self.counts))

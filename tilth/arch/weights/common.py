@@ -202,7 +202,7 @@ def must_divide(blocks: int, place: str, **sizes: int) -> None:
 
 
 def finished(clock: Clock) -> int:
-    """Steps of the stage that are finished when `advance(clock, …)` is called with the clock of the step just taken."""
+    """Steps of the stage that are finished when `after` is called; the clock is that of the step just taken."""
     return clock.step + 1
 
 

@@ -24,10 +24,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tilth.core.clock import Clock
 from tilth.core.config import Config as Base
 from tilth.core.errors import PlanError
 from tilth.core.protocols import WeightSpec
+from tilth.core.step import Part, Step, StepResult
 from tilth.core.technique import slot, use_name
 
 from .common import Wrapper, finished, forget, rebalance, uniform
@@ -95,8 +95,8 @@ class Config(Base):
         return Refactorised(self, inner, inputs, outputs, place)
 
 
-class Refactorised(Wrapper):
-    """The base's layer; `advance` balances its factors."""
+class Refactorised(Part, Wrapper):
+    """The base's layer; `after` balances its factors."""
 
     def __init__(self, config: Config, inner: Any, inputs: int, outputs: int, place: str) -> None:
         super().__init__(inner, inputs, outputs, place)
@@ -112,13 +112,13 @@ class Refactorised(Wrapper):
         return self.inner(x)
 
     @torch.no_grad()
-    def advance(self, clock: Clock, optimizer: Any) -> None:
+    def after(self, step: Step, result: StepResult) -> None:
         """Balance the factors, then drop momenta, each where its period has passed."""
-        done, c = finished(clock), self.config
+        done, c = finished(step.clock), self.config
         if done % c.period == 0:
-            self.refactorise(1 + clock.stage, done)
+            self.refactorise(1 + step.clock.stage, done)
         if done % c.reset_period == 0:
-            forget(optimizer, self.parameters())
+            forget(step.view.optimizer, self.parameters())
 
     @torch.no_grad()
     def refactorise(self, *counters: int) -> None:

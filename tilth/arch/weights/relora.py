@@ -21,13 +21,13 @@ step whose update was skipped (loss not finite) waits for the next period.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tilth.core.clock import Clock
+from tilth.core.step import Part, Step, StepResult
 
 from .common import (
     Layer,
@@ -86,8 +86,8 @@ class Config(WeightsConfig):
         return Relora(self, rank_for(self.rank, inputs, outputs, place), inputs, outputs, place, bias)
 
 
-class Relora(Layer):
-    """W + s·BA; `advance` merges."""
+class Relora(Part, Layer):
+    """W + s·BA; `after` merges."""
 
     def __init__(self, config: Config, rank: int, inputs: int, outputs: int, place: str, bias: bool) -> None:
         super().__init__(inputs, outputs, place, bias)
@@ -120,8 +120,9 @@ class Relora(Layer):
         self.b.zero_()
 
     @torch.no_grad()
-    def advance(self, clock: Clock, optimizer: Any) -> None:
+    def after(self, step: Step, result: StepResult) -> None:
         """Merge and begin anew where a period has passed."""
+        clock, optimizer = step.clock, step.view.optimizer
         done, c = finished(clock), self.config
         pruned = [] if c.ratio == 1 else [moments(optimizer, p, self.place) for p in (self.a, self.b)]
         if done % c.period:

@@ -22,9 +22,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tilth.core.clock import Clock
 from tilth.core.config import Config as Base
 from tilth.core.protocols import WeightSpec
+from tilth.core.step import Part, Step, StepResult
 from tilth.core.technique import slot
 
 from .common import Wrapper, finished, forget, linear, parameter
@@ -69,7 +69,7 @@ class Config(Base):
         return SelfGuided(self, inner, inputs, outputs, place)
 
 
-class SelfGuided(Wrapper):
+class SelfGuided(Part, Wrapper):
     """α·Gx + (1−α)·f(x)."""
 
     alpha: Tensor
@@ -96,19 +96,21 @@ class SelfGuided(Wrapper):
         return alpha * self.add_bias(led) + (1 - alpha) * y
 
     @torch.no_grad()
-    def begin(self, clock: Clock) -> None:
+    def before(self, step: Step) -> Step:
         """α of this step, and whether the guide takes part in it."""
+        clock = step.clock
         done = min(1.0, clock.fraction / self.config.share)
         alpha = 0.5 * (1 + math.cos(math.pi * done))
         if self.config.draw == "sampled" and alpha <= self.random("guide", 1 + clock.stage, clock.step).random():
             alpha = 0.0
         self.alpha.fill_(alpha)
         self.guided = alpha > 0
+        return step
 
-    def advance(self, clock: Clock, optimizer: Any) -> None:
+    def after(self, step: Step, result: StepResult) -> None:
         """Free the guide's optimizer state where it is done."""
-        if finished(clock) >= self.config.share * clock.steps:
-            forget(optimizer, [self.guide])
+        if finished(step.clock) >= self.config.share * step.clock.steps:
+            forget(step.view.optimizer, [self.guide])
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -17,14 +17,12 @@ begins anew at `densify`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tilth.core.clock import Clock
 from tilth.core.errors import PlanError
+from tilth.core.step import Part, Step, StepResult
 
 from .common import Layer, WeightsConfig, finished, forget, linear, parameter
 
@@ -68,7 +66,7 @@ class Config(WeightsConfig):
         return Masked(self, inputs, outputs, place, bias)
 
 
-class Masked(Layer):
+class Masked(Part, Layer):
     """W ⊙ M."""
 
     mask: Tensor
@@ -94,13 +92,13 @@ class Masked(Layer):
         self.weight.copy_(gain * weight * self.mask)
 
     @torch.no_grad()
-    def advance(self, clock: Clock, optimizer: Any) -> None:
+    def after(self, step: Step, result: StepResult) -> None:
         """Put zeros back where the optimizer moved them, and lift the mask when its time has come."""
         self.weight.masked_fill_(~self.mask, 0.0)
         lift = self.config.densify
-        if lift is not None and finished(clock) >= lift * clock.steps and not self.mask.all():
+        if lift is not None and finished(step.clock) >= lift * step.clock.steps and not self.mask.all():
             self.mask.fill_(True)
-            forget(optimizer, [self.weight])
+            forget(step.view.optimizer, [self.weight])
 
     @torch.no_grad()
     def dense(self) -> Tensor:

@@ -23,7 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tilth.core.clock import Clock
+from tilth.core.step import Part, Step, StepResult
 
 from .common import Layer, WeightsConfig, finished, forget, parameter, rank_for
 
@@ -86,7 +86,7 @@ class _Spectral(torch.autograd.Function):
         return dx, du, ds, dv, None, None, None
 
 
-class Spectral(Layer):
+class Spectral(Part, Layer):
     """UΣVᵀ; `u` and `v` are the drawn columns, `full_u` and `full_v` hold all of them as of the last draw."""
 
     index: Tensor
@@ -109,14 +109,16 @@ class Spectral(Layer):
         return self.add_bias(y)
 
     @torch.no_grad()
-    def begin(self, clock: Clock) -> None:
+    def before(self, step: Step) -> Step:
         """Keep the columns as they are, where the coming update is to be shortened."""
-        warming = clock.step % self.config.interval < self.config.warmup
+        warming = step.clock.step % self.config.interval < self.config.warmup
         self._before = [self.u.clone(), self.v.clone()] if warming else []
+        return step
 
     @torch.no_grad()
-    def advance(self, clock: Clock, optimizer: Any) -> None:
+    def after(self, step: Step, result: StepResult) -> None:
         """Constraints; then another draw, and at the end of a round another decomposition, where it is time."""
+        clock, optimizer = step.clock, step.view.optimizer
         done, c = finished(clock), self.config
         share = (clock.step % c.interval + 1) / (c.warmup + 1)
         for p, before in zip((self.u, self.v), self._before, strict=False):

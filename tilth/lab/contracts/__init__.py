@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tilth.core.clock import Clock
 from tilth.core.errors import RecipeError
+from tilth.core.step import Rate
 from tilth.core.technique import AREAS, card, config_class, resolve
 
 KEYS = ("title", "paper", "claim", "baseline", "check", "needs", "excludes")
@@ -120,8 +122,9 @@ def small(identity: str) -> dict[str, Any]:
 
 
 def _acts_on_batches(identity: str) -> bool:
-    spec = resolve("schedule", small(identity))
-    return any(hasattr(spec, what) for what in ("sequences", "cut", "start"))
+    spec: Any = resolve("schedule", small(identity))
+    cuts = spec.length(Clock(0, 400), 64) != 64
+    return cuts or bool(spec.sequences(400, 64)) or type(spec.start()) is not Rate
 
 
 def _is_elementwise(identity: str) -> bool:

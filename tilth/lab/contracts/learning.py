@@ -72,7 +72,7 @@ def learner(area: str, given: dict[str, Any], micro: int | None = None, seed: in
     use = {"optim": {"use": "adamw", "lr": 0.01}, "objective": {"use": "next_token"}, "precision": {"use": "fp32"}}
     specs = {a: spec if a == area else resolve(a, data) for a, data in use.items()}
     model_spec: Any = resolve("model", {**MODEL, **({PARTS[area]: given} if area in PARTS else {})})
-    model = model_spec.build(VOCAB + getattr(specs["objective"], "extra_tokens", 0), LENGTH)
+    model = model_spec.build(VOCAB + specs["objective"].extra_tokens, LENGTH)
     model.init_weights(seed)
     equip(model, [specs["objective"]], seed)
     model.to_compute(specs["precision"].compute_dtype)

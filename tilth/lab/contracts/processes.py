@@ -7,7 +7,6 @@ one launch:
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -24,6 +23,7 @@ import torch
 
 from tilth.core.clock import Clock
 from tilth.core.protocols import NamedParam, Role
+from tilth.core.step import part
 from tilth.core.streams import stream
 from tilth.core.technique import card, resolve
 
@@ -127,7 +127,7 @@ def _train(identity: str, rank: int, ranks: int) -> dict[str, Any]:
     given = {**small(identity), **APART.get(identity, {})}
     it = learner(area, given)
     spec: Any = resolve(area, given)
-    sizes = list(spec.sequences(20, ROWS)) if hasattr(spec, "sequences") else []
+    sizes = spec.sequences(20, ROWS) if area == "schedule" else []
     steps = []
     for step in range(STEPS):
         rows = sizes[step] if step < len(sizes) else ROWS
@@ -167,10 +167,10 @@ def _steps_on_shards(identity: str) -> str:
         for _ in range(4):
             for n in params:
                 n.param.grad = draw(tuple(n.param.shape))
-            if hasattr(optimizer, "observe"):  # the curvature, which `prepare` would estimate
+            if identity == "optim.sophia":  # the curvature, which `before` would estimate
                 optimizer.observe([n.param.grad for n in params], 8.0)
             optimizer.step()
-        with optimizer.evaluated() if hasattr(optimizer, "evaluated") else contextlib.nullcontext():
+        with part(optimizer).evaluated():
             ended.append([n.param.detach().full_tensor() if shard else n.param.detach().clone() for n in params])
     unequal = [n for n, a, b in zip(shapes, *ended, strict=True) if not torch.allclose(a, b, rtol=1e-6, atol=1e-7)]
     return f"sharded, {', '.join(unequal)} are stepped otherwise" if unequal else ""

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 from tilth.core.clock import Clock
+from tilth.core.step import Step, StepResult
 from tilth.core.technique import resolve
 
 from . import small
 from .knobs import Move, moves
 
 STEPS = 400
+NOTHING: Any = None
+"""Model and batch of a step that only schedules hear of."""
 
 
 def observed(step: int, multiplier: float) -> float:
@@ -28,30 +31,18 @@ def walk(memory: Any, begin: int, end: int, steps: int) -> list[float]:
     for t in range(begin, end):
         clock = Clock(t, steps, 64 * t)
         out.append(float(memory(clock)))
-        if hasattr(memory, "observe"):
-            memory.observe(clock, observed(t, out[-1]), 1.0 + 0.5 * math.cos(t))
+        loss = observed(t, out[-1])
+        memory.after(
+            Step(NOTHING, NOTHING, clock), StepResult(loss, 1.0 + 0.5 * math.cos(t), out[-1], 64, 64, {}, True)
+        )
     return out
-
-
-def start(spec: Any) -> Any:
-    """The schedule of one stage: with its memory, if it has one."""
-    return spec.start() if hasattr(spec, "start") else spec
 
 
 def outcome(given: dict[str, Any], steps: int = STEPS) -> list[Any]:
     """All that a schedule decides: multipliers, sequences of each step, lengths that sequences are cut to."""
-    import torch
-
-    from tilth.core.batch import Batch
-
     spec: Any = resolve("schedule", given)
-    sizes = list(spec.sequences(steps, 64)) if hasattr(spec, "sequences") else []
-    lengths = []
-    if hasattr(spec, "cut"):
-        rows = torch.zeros(2, 64, dtype=torch.int64)
-        batch = Batch(rows, rows, rows.to(torch.int32))
-        lengths = [tuple(spec.cut(batch, Clock(t, steps)).tokens.shape) for t in range(steps)]
-    return [walk(start(spec), 0, steps, steps), sizes, lengths]
+    lengths = [spec.length(Clock(t, steps), 64) for t in range(steps)]
+    return [walk(spec.start(), 0, steps, steps), spec.sequences(steps, 64), lengths]
 
 
 def cases(identity: str) -> list[tuple[str, Callable[[], None]]]:
@@ -75,7 +66,7 @@ def cases(identity: str) -> list[tuple[str, Callable[[], None]]]:
 
 def _sound(given: dict[str, Any]) -> None:
     for steps in (20, 100, STEPS):
-        values = walk(start(resolve("schedule", given)), 0, steps, steps)
+        values = walk(resolve("schedule", given).start(), 0, steps, steps)
         assert all(math.isfinite(v) and v >= 0 for v in values), f"a multiplier of {steps} steps is no rate"
         assert max(values) > 0, "the rate is zero throughout"
 
@@ -86,13 +77,12 @@ def _same(given: dict[str, Any]) -> None:
 
 def _resumes(given: dict[str, Any]) -> None:
     spec: Any = resolve("schedule", given)
-    whole = walk(start(spec), 0, 200, 200)
+    whole = walk(spec.start(), 0, 200, 200)
     for cut in (1, 57, 133):
-        it = start(spec)
+        it = spec.start()
         before = walk(it, 0, cut, 200)
-        again = start(resolve("schedule", given))
-        if hasattr(it, "state_dict"):
-            again.load_state_dict(json.loads(json.dumps(it.state_dict(), allow_nan=False)))
+        again = spec.start()
+        again.load_state_dict(json.loads(json.dumps(it.state_dict(), allow_nan=False)))
         assert before + walk(again, cut, 200, 200) == whole, f"resumed after {cut} steps, other rates follow"
 
 
