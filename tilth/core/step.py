@@ -109,8 +109,8 @@ class StepResult:
 
 
 class Part:
-    """Something that acts in a step. What it remembers lies where its kind keeps it: buffers and parameters of a module,
-    groups and state of an optimizer, `Rate.state_dict`."""
+    """Something that acts in a step. What it remembers lies where its kind keeps it: buffers and parameters of a
+    module, groups and state of an optimizer, `Rate.state_dict`."""
 
     def before(self, step: Step) -> Step:
         """Called before the gradients; returns the step to take: on another batch, say. Parts are asked in the order
