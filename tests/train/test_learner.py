@@ -181,7 +181,7 @@ def test_tokens_are_counted_as_trained_on(optim: str, share: float) -> None:
 
 
 def test_a_schedule_that_goes_back_does_so_before_the_model_prepares_the_step() -> None:
-    """AutoLRS brings back the weights of step 0 before step 2; the guide's share must be that of step 2 all the same."""
+    """AutoLRS brings back the weights of step 0 before step 2; its guide's share must be that of step 2."""
     net = resolve(
         "model",
         {"use": "decoder", "layers": 2, "width": 32, "heads": 2, "weights": {"use": "self_guided", "share": 1.0}},

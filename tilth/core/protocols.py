@@ -304,8 +304,8 @@ class Loss:
 
 
 class OptimSpec(Protocol):
-    """An optimizer's configuration. What it builds may be a `tilth.core.step.Part` too, which acts before and after each
-    step, and says which weights to evaluate and to keep."""
+    """An optimizer's configuration. What it builds may be a `tilth.core.step.Part` too, which acts before and after
+    each step, and says which weights to evaluate and to keep."""
 
     lr: float
 
