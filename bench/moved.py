@@ -1,9 +1,11 @@
 """Keep the evidence of techniques whose code was moved and still does the same: `python bench/moved.py OLD_CHECKOUT`.
 
-Every technique whose record is of the code in OLD_CHECKOUT, and no longer of the code here, is trained for six steps in
-both checkouts, each with the learner, the contracts and the technique of its own. Where losses, weights and evaluated
-weights are equal bit for bit, and the card's trial is the same, the record is stamped with the hash of the code here.
-Everything else stays stale, and is named. Nothing is imported from one checkout into the other: children print hashes.
+Every technique whose record is of the code in OLD_CHECKOUT, and no longer of the code here, is trained in both
+checkouts, each with the learner, the contracts and the technique of its own: a stage of 40 steps with a batch that has no
+target in it, then one of 20 that takes over from it, with periods short enough that what happens now and then happens.
+Where losses, norms, rates, weights and evaluated weights are equal bit for bit, and the card's trial is the same, the
+record is stamped with the hash of the code here. Everything else stays stale, and is named. Nothing is imported from one
+checkout into the other: children print hashes.
 """
 
 from __future__ import annotations
@@ -19,19 +21,37 @@ from typing import Any
 HERE = Path(__file__).resolve().parents[1]
 
 CHILD = """
-import hashlib, json, sys
+import dataclasses, hashlib, json, sys
 import torch
+from tilth.core.clock import Clock
 from tilth.core.technique import card, names
 from tilth.lab import evidence
 from tilth.lab.contracts import learning, small
 from tilth.lab.contracts.processes import APART
 
+SHORT = {  # so that what comes in periods comes
+    "schedule.autolrs": {"warmup": 0.0, "candidates": 3, "trial": 3, "commit": 4},
+    "weights.self_guided": {"share": 0.3},
+    "optim.lisa": {"layers": 1, "every": 3},
+    "precision.rf8": {"begin": 0.3},
+}
+
 def trace(area, given):
-    it = learning.learner(area, given)
-    losses = learning.train(it, learning.STEPS)
-    h = hashlib.sha256(repr(losses).encode())
-    for name, tensor in sorted(learning.weights(it).items()):
-        h.update(name.encode() + tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    h, before = hashlib.sha256(), None
+    for stage, steps in enumerate((40, 20)):
+        it = learning.learner(area, given)
+        if before is not None:
+            it.model.load_state_dict(before.model.state_dict())
+            it.adopt(before)
+        for t in range(steps):
+            batch = learning.batch(100 * stage + t)
+            if (stage, t) == (0, 7):
+                batch = dataclasses.replace(batch, targets=torch.full_like(batch.targets, -100))
+            r = it.step(batch, Clock(t, steps, t * batch.tokens.numel(), stage))
+            h.update(repr((r.loss, r.grad_norm, r.lr, r.updated)).encode())
+        for name, tensor in sorted(learning.weights(it).items()):
+            h.update(name.encode() + tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        before = it
     return h.hexdigest()
 
 torch.set_num_threads(1)
@@ -43,7 +63,8 @@ for identity in json.loads(sys.argv[1]) or [s.identity for s in evidence.states(
         continue
     row = {"state": state.state, "trial": card(area, name).get("trial")}
     try:
-        row["bits"] = trace(area, {**small(identity), **APART.get(identity, {})}) if json.loads(sys.argv[2]) else ""
+        given = {**small(identity), **APART.get(identity, {}), **SHORT.get(identity, {})}
+        row["bits"] = trace(area, given) if json.loads(sys.argv[2]) else ""
     except Exception as err:
         row["failed"] = f"{type(err).__name__}: {err}"
     out[identity] = row

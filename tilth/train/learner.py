@@ -64,8 +64,7 @@ class Learner:
         (`updated` is False).
         """
         self._drawn = batch.tokens.shape[1]
-        view = _View(self)
-        step = view.step = Step(self.model, batch, clock, self.world, view=view)
+        step = Step(self.model, batch, clock, self.world, view=_View(self, clock))
         for each in self._before:
             step = each.before(step)
         loss, weight, targets, tokens, logs = self._accumulate(step)
@@ -195,10 +194,8 @@ def _settings(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 class _View(View):
     """What a part may ask of a learner in one step."""
 
-    step: Step
-
-    def __init__(self, learner: Learner) -> None:
-        self._learner = learner
+    def __init__(self, learner: Learner, clock: Clock) -> None:
+        self._learner, self._clock = learner, clock
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -209,7 +206,7 @@ class _View(View):
         """See View."""
         it = self._learner
         batch = batch if targets is None else replace(batch, targets=targets)
-        loss, weight, *_ = it._accumulate(self.step.on(batch))
+        loss, weight, *_ = it._accumulate(Step(it.model, batch, self._clock, it.world))
         it._average_gradients(weight, loss, None)
         out = [torch.zeros_like(p) if p.grad is None else p.grad for p in it._params]
         it.optimizer.zero_grad(set_to_none=True)
