@@ -1,11 +1,11 @@
 """Keep the evidence of techniques whose code was moved and still does the same: `python bench/moved.py OLD_CHECKOUT`.
 
 Every technique whose record is of the code in OLD_CHECKOUT, and no longer of the code here, is trained in both
-checkouts, each with the learner, the contracts and the technique of its own: a stage of 40 steps with a batch that has no
-target in it, then one of 20 that takes over from it, with periods short enough that what happens now and then happens.
+checkouts, each with the learner, the contracts and the technique of its own: a stage of 40 steps with a batch that
+has no target in it, then one of 20 that takes over, with periods short enough that what happens now and then happens.
 Where losses, norms, rates, weights and evaluated weights are equal bit for bit, and the card's trial is the same, the
-record is stamped with the hash of the code here. Everything else stays stale, and is named. Nothing is imported from one
-checkout into the other: children print hashes.
+record is stamped with the hash of the code here. Everything else stays stale, and is named. Nothing is imported from
+one checkout into the other: children print hashes.
 """
 
 from __future__ import annotations
