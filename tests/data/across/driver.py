@@ -54,7 +54,7 @@ def run(
             random.Random(shuffle).shuffle(tasks)
         for task in tasks:
             task.run()
-    keep, reason, value, text, edits = [], [], [], [], []
+    keep, reason, value, threshold, text, edits = [], [], [], [], [], []
     for part, pieces in enumerate(cut):
         for first, batch in pieces:
             v = step.judge(batch, first, part, space)
@@ -64,7 +64,14 @@ def run(
             keep += v.keep.tolist()
             reason += v.reason
             value += [float("nan")] * batch.num_rows if v.value is None else v.value.tolist()
+            threshold += [float("nan")] * batch.num_rows if v.threshold is None else v.threshold.tolist()
             text += (batch.column("text") if v.text is None else v.text).to_pylist()
+    limits = np.array(threshold, float)
     return Verdicts(
-        np.array(keep, bool), reason, np.array(value, float), text=pa.array(text, pa.large_string()), edits=edits
+        np.array(keep, bool),
+        reason,
+        np.array(value, float),
+        limits,
+        text=pa.array(text, pa.large_string()),
+        edits=edits,
     ), space

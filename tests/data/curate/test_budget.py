@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilth.core.errors import DataError, RecipeError
+from tilth.core.protocols import Verdicts
 from tilth.core.technique import resolve
 from tilth.data.curate import budget
 from tilth.data.document import Document
@@ -44,7 +47,7 @@ def sorted_prefix(rows: Sequence[Document], size: Any, left: float, sign: int) -
     return out
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=40),
     unit=st.sampled_from(["tokens", "bytes", "documents", "fraction"]),
@@ -77,7 +80,12 @@ def test_the_threshold_is_the_value_of_the_last_that_is_kept(tmp_path: Path) -> 
     verdicts, space = run(step, rows, tmp_path)
     assert verdicts.keep.tolist() == [True, False, True, True, False]
     assert verdicts.value is not None and verdicts.value.tolist() == [9, 3, 7, 5, 1]
-    assert budget.read_json(space.dir / "end" / "end.json")["value"] == 5
+    assert budget.read_json(space.dir / "end" / "end.json") | {"rank": 0, "tie": 0} == {
+        "rank": 0,
+        "tie": 0,
+        "last": int(budget._rank(np.array([-5.0]))[0]),
+    }
+    assert verdicts.threshold is not None and verdicts.threshold.tolist() == [5] * 5
 
 
 def test_documents_without_a_value_are_dropped_and_count_for_nothing(tmp_path: Path) -> None:
@@ -89,6 +97,37 @@ def test_documents_without_a_value_are_dropped_and_count_for_nothing(tmp_path: P
     empty = [v != v for v in verdicts.value]
     assert [r == "no value" for r in verdicts.reason] == empty
     assert verdicts.keep.tolist() == [not e for e in empty]
+
+
+@pytest.mark.parametrize(("best", "last"), [("highest", math.inf), ("lowest", -math.inf)])
+def test_values_without_bound_are_values(tmp_path: Path, best: str, last: float) -> None:
+    values = [0.5, -math.inf, math.nan, math.inf, -0.0]
+    verdicts = judged(values, tmp_path / "one", {"documents": 1, "best": best})
+    assert verdicts.keep.tolist() == [v == last for v in values]
+    assert verdicts.threshold is not None and verdicts.threshold.tolist() == [last] * 5
+    verdicts = judged(values, tmp_path / "three", {"documents": 3, "best": best})
+    assert verdicts.threshold is not None and verdicts.threshold.tolist() == [0.5 if best == "lowest" else 0] * 5
+
+
+def test_a_budget_of_documents_without_a_value_is_refused(tmp_path: Path) -> None:
+    for how in ({"documents": 1}, {"fraction": 0.5}):
+        with pytest.raises(DataError, match=r"none of the 2 documents has a value in 'gopher_words'.*data signals"):
+            judged([math.nan, math.nan], tmp_path / str(how), how)
+    assert judged([], tmp_path / "nothing", {"documents": 1}).keep.tolist() == []
+
+
+def judged(values: list[float], to: Path, how: dict[str, Any]) -> Verdicts:
+    """Verdicts on documents of which the signal gives these values."""
+
+    class Given(budget.Budget):
+        def sketch(self, batch: pa.RecordBatch, signals: pa.RecordBatch, first: int) -> pa.RecordBatch:
+            mine = [values[int(i)] for i in batch.column("id").to_pylist()]
+            return super().sketch(
+                batch, pa.RecordBatch.from_pydict({"gopher_words": pa.array(mine, pa.float64())}), first
+            )
+
+    verdicts, _ = run(Given(resolve("curate", {"use": "budget", **WORDS, **how})), documents(["x"] * len(values)), to)
+    return verdicts
 
 
 def test_a_budget_above_what_there_is_is_refused(tmp_path: Path) -> None:

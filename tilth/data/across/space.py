@@ -23,15 +23,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
+from tilth.core.protocols import Verdicts
+
 from .files import read, rows
 from .tasks import Task
-
-if TYPE_CHECKING:
-    from tilth.core.protocols import Verdicts
 
 SKETCH = "sketch.parquet"
 NO_SIGNALS = pa.RecordBatch.from_pylist([], pa.schema([]))
@@ -63,3 +62,26 @@ class Across(Protocol):
     def rounds(self, space: Space) -> Iterator[Sequence[Task]]: ...
 
     def judge(self, batch: pa.RecordBatch, first: int, part: int, space: Space) -> Verdicts: ...
+
+
+class FromSketches:
+    """A step across documents whose verdicts follow from its sketches and what its rounds made of them, without the
+    texts: so `data tune` judges again with other settings."""
+
+    _of_part: tuple[Space, int, Verdicts] | None = None
+
+    def verdicts(self, part: int, space: Space) -> Verdicts:
+        """On all documents of a part, in order."""
+        raise NotImplementedError
+
+    def sketches_like(self, other: FromSketches) -> bool:
+        """Whether the other step's sketches of the same documents are the same."""
+        raise NotImplementedError
+
+    def judge(self, batch: pa.RecordBatch, first: int, part: int, space: Space) -> Verdicts:
+        """Those on a batch; the part's are worked out once."""
+        if self._of_part is None or self._of_part[:2] != (space, part):
+            self._of_part = (space, part, self.verdicts(part, space))
+        all_, mine = self._of_part[2], slice(first, first + batch.num_rows)
+        value, threshold = (None if a is None else a[mine] for a in (all_.value, all_.threshold))
+        return Verdicts(all_.keep[mine], all_.reason[mine], value=value, threshold=threshold)

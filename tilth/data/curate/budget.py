@@ -20,12 +20,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
+from typing_extensions import TypedDict
 
 from tilth.core.errors import DataError, RecipeError, nearest
 from tilth.core.opening import OpensModel
 from tilth.core.protocols import SignalSpec, Verdicts
 from tilth.core.rundir import read_json, write_json
 from tilth.core.technique import slot
+from tilth.data.across.files import sound
+from tilth.data.across.space import FromSketches
 from tilth.data.across.tasks import Task
 from tilth.data.engine.steps import AsksRecipe
 
@@ -91,6 +94,16 @@ class Config(AsksRecipe):
             raise ValueError("a budget of tokens, and no other, names the column that counts them: `count`")
         return self
 
+    @property
+    def asked(self) -> int | None:
+        """The amount; None for a fraction, whose amount follows from what there is."""
+        return self.tokens or self.bytes or self.documents
+
+    @property
+    def unit(self) -> str:
+        """What is counted; of a fraction, bytes."""
+        return "tokens" if self.tokens else "documents" if self.documents else "bytes"
+
     def check(self, recipe: Any) -> None:
         """Refuse tokens that are counted by another tokenizer than the one that makes the recipe's tokens."""
         from tilth.data.tokens.tokenizer import Tokenizer
@@ -106,17 +119,40 @@ class Config(AsksRecipe):
                 "give the budget in bytes.",
             )
 
+    def check_came(self, documents: int, size: int | None) -> None:
+        """Refuse more documents or bytes than there are, before any is scored."""
+        there = {"documents": documents, "bytes": size}.get(self.unit)
+        if self.asked is not None and there is not None and self.asked > there > 0:
+            raise _above(self.asked, self.unit, there, "that come to it have")
+
     def build(self) -> Budget:
         """The step."""
         return Budget(self)
 
 
-class Budget:
+def _above(asked: int, unit: str, there: int, which: str) -> DataError:
+    return DataError(
+        f"the budget is {asked:,} {unit}, and all documents {which} {there:,}.",
+        where="curate.budget",
+        fix=f"Ask for at most {there:,}, or leave the step out." if there else "Leave the step out.",
+    )
+
+
+class Budget(FromSketches):
     """Keys and sizes in `sketch`, the end of the budget in one round, verdicts by comparison with it."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._sign = 1 if config.best == "lowest" else -1
         self.needs = (config.signal,)
+
+    def sketches_like(self, other: FromSketches) -> bool:
+        """Whether the other is a budget of the same order and unit."""
+        if not isinstance(other, Budget):
+            return False
+        mine, theirs = self._config, other._config
+        same = ("signal", "column", "best", "count", "unit")
+        return all(getattr(mine, name) == getattr(theirs, name) for name in same)
 
     def sketch(self, batch: pa.RecordBatch, signals: pa.RecordBatch, first: int) -> pa.RecordBatch:
         """Of each document: its key, of which lower is better, and its size in units of the budget."""
@@ -130,7 +166,7 @@ class Budget:
             elif config.documents is None:
                 size = pc.binary_length(batch.column("text")).to_numpy(zero_copy_only=False).astype(np.int64)
         digests = [hashlib.blake2b(i.encode(), digest_size=8).digest() for i in batch.column("id").to_pylist()]
-        rank = _rank(value if config.best == "lowest" else -value)
+        rank = _rank(self._sign * value)
         columns = (value, rank, np.frombuffer(b"".join(digests), "<u8"), size)
         return pa.RecordBatch.from_arrays(
             [pa.array(c, t) for c, t in zip(columns, _SKETCH.types, strict=True)], schema=_SKETCH
@@ -138,35 +174,45 @@ class Budget:
 
     def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
         """One task finds where the budget ends."""
-        config = self._config
-        asked = config.tokens or config.bytes or config.documents
-        unit = "tokens" if config.tokens else "documents" if config.documents else "bytes"
-        yield [Task(space.dir / "end", partial(find_end, space, asked, config.fraction, unit))]
+        yield [Task(space.dir / "end", partial(find_end, space, self._config))]
 
-    def judge(self, batch: pa.RecordBatch, first: int, part: int, space: Space) -> Verdicts:
+    def verdicts(self, part: int, space: Space) -> Verdicts:
         """The documents before the end are kept. The threshold is the value of the last that is."""
-        n, end = batch.num_rows, read_json(space.dir / "end" / "end.json")
-        rows = pa.Table.from_batches(space.sketch(part), _SKETCH).slice(first, n)
+        end = read_json(sound(space.dir / "end" / "end.json"), End)
+        rows = pa.Table.from_batches(space.sketch(part), _SKETCH)
         value, rank, tie = (rows.column(c).to_numpy() for c in ("value", "rank", "tie"))
         keep = (rank < end["rank"]) | ((rank == end["rank"]) & (tie < end["tie"]))
         keep &= ~np.isnan(value)
         dropped = np.where(np.isnan(value), "no value", "beyond the budget")
         reason = ["" if k else str(d) for k, d in zip(keep, dropped, strict=True)]
-        limit = np.nan if end["value"] is None else end["value"]
-        return Verdicts(keep, reason, value=value.astype(float), threshold=np.full(n, limit))
+        limit = np.nan if end["last"] is None else _value(end["last"])
+        return Verdicts(keep, reason, value=value, threshold=np.full(len(value), self._sign * limit))
 
 
-def find_end(space: Space, asked: int | None, fraction: float | None, unit: str, aside: Path) -> None:
+class End(TypedDict):
+    """end.json: the key at which the budget ends, and the rank of the last document before it."""
+
+    rank: int
+    tie: int
+    last: int | None
+
+
+def find_end(space: Space, config: Config, aside: Path) -> None:
     """Write the key at which the budget ends: documents with lower ones fit. Raises DataError for a budget above what
-    there is."""
-    total = sum(int(rows["size"].sum()) for rows in _rows(space))
-    if asked is not None and asked > total > 0:
+    there is, and if no document has a value."""
+    came = sum(map(space.sketch_rows, range(len(space.parts))))
+    valued = total = 0
+    for rows in _rows(space):
+        valued, total = valued + len(rows), total + int(rows["size"].sum())
+    if came and not valued:
         raise DataError(
-            f"the budget is {asked:,} {unit}, and all documents with a value have {total:,}.",
+            f"none of the {came:,} documents has a value in '{config.column}', so none is among the best.",
             where="curate.budget",
-            fix=f"Ask for at most {total:,}, or leave the step out.",
+            fix="`tilth data signals` shows what the signal gives; name another column.",
         )
-    left = math.floor(total * fraction) if asked is None else asked
+    if came and config.asked is not None and config.asked > total:
+        raise _above(config.asked, config.unit, total, "with a value have")
+    left = math.floor(total * (config.fraction or 0)) if config.asked is None else config.asked
     prefix = 0
     for digit in range(
         128 // DIGIT
@@ -180,12 +226,12 @@ def find_end(space: Space, asked: int | None, fraction: float | None, unit: str,
         ends = np.cumsum(sizes)
         at = int(np.searchsorted(ends, left, side="right"))
         if not seen or at == len(ends):  # all fit
-            write_json(aside / "end.json", {"rank": 2**64 - 1, "tie": 2**64 - 1, "value": _last(space, 2**64 - 1, 0)})
+            write_json(aside / "end.json", {"rank": 2**64 - 1, "tie": 2**64 - 1, "last": _last(space, 2**64 - 1, 0)})
             return
         left -= int(ends[at - 1]) if at else 0
         prefix = prefix << DIGIT | at
     rank, tie = prefix >> 64, prefix & (2**64 - 1)
-    write_json(aside / "end.json", {"rank": rank, "tie": tie, "value": _last(space, rank, tie)})
+    write_json(aside / "end.json", {"rank": rank, "tie": tie, "last": _last(space, rank, tie)})
 
 
 def _rows(space: Space) -> Iterator[np.ndarray]:
@@ -213,21 +259,23 @@ def _digits(rows: np.ndarray, digit: int, prefix: int) -> tuple[np.ndarray, np.n
     return ((half[mine] >> shift) & np.uint64((1 << DIGIT) - 1)).astype(np.int64), rows["size"][mine]
 
 
-def _last(space: Space, rank: int, tie: int) -> float | None:
-    """The value of the last document before the end; None if none is."""
-    best: tuple[int, float] | None = None
-    for part in range(len(space.parts)):
-        for batch in space.sketch(part):
-            value, ranks, ties = (batch.column(c).to_numpy(zero_copy_only=False) for c in ("value", "rank", "tie"))
-            kept = ((ranks < rank) | ((ranks == rank) & (ties < tie))) & ~np.isnan(value)
-            if kept.any():
-                i = int(np.argmax(np.where(kept, ranks, 0)))
-                if best is None or int(ranks[i]) > best[0]:
-                    best = (int(ranks[i]), float(value[i]))
-    return None if best is None else best[1]
+def _last(space: Space, rank: int, tie: int) -> int | None:
+    """The rank of the last document before the end; None if none is."""
+    last: int | None = None
+    for rows in _rows(space):
+        ranks = rows["rank"]
+        if (kept := ranks[(ranks < rank) | ((ranks == rank) & (rows["tie"] < tie))]).size:
+            last = max(int(kept.max()), -1 if last is None else last)
+    return last
 
 
 def _rank(value: np.ndarray) -> np.ndarray:
     """Floats as integers of the same order, uint64."""
     bits = (value + 0.0).view(np.uint64)  # one zero
     return np.where(bits >> np.uint64(63) == 1, ~bits, bits | np.uint64(1 << 63))
+
+
+def _value(rank: int) -> float:
+    """The float of a rank."""
+    bits = np.uint64(rank & ~(1 << 63) if rank >> 63 else ~rank & (2**64 - 1))
+    return float(bits.view(np.float64))

@@ -17,6 +17,7 @@ from tilth.data.across.tasks import Task
 from tilth.data.document import beside
 
 from . import intake, steps
+from .passes import Pass
 from .plan import Plan
 from .recipe import DataRecipe
 
@@ -79,6 +80,21 @@ class Ledger(TypedDict):
     accounts: dict[str, dict[str, EvalCounts]]
 
 
+def _books(dir: Path, pass_: Pass) -> Iterator[dict[str, _Counts]]:
+    """Of each part of a pass."""
+    for counts in sorted((dir / f"pass-{pass_.name}").glob("*/counts.json")):
+        yield read_json(sound(counts), dict[str, _Counts])
+
+
+def came_to(number: int, dir: Path, plan: Plan, reading: list[Task]) -> tuple[int, int]:
+    """Documents that come to a pass, and their bytes of text."""
+    if number:
+        rows = [(c["out"], c["bytes_out"]) for b in _books(dir, plan.passes[number - 1]) for c in b.values()]
+    else:
+        rows = [(account["documents"], account["bytes"]) for _, account in intake.accounts(reading)]
+    return sum(n for n, _ in rows), sum(size for _, size in rows)
+
+
 def build(recipe: DataRecipe, plan: Plan, dir: Path, reading: list[Task]) -> dict[str, Any]:
     """All books, and that they balance. Raises DataError if they do not."""
     sources: dict[str, dict[str, Any]] = {}
@@ -95,8 +111,8 @@ def build(recipe: DataRecipe, plan: Plan, dir: Path, reading: list[Task]) -> dic
     stayed: dict[str, dict[str, int]] = {tier: {} for tier in recipe.promote}
     for number, pass_ in enumerate(plan.passes):
         last = plan.last_of(pass_.tier) == number
-        for counts in sorted((dir / f"pass-{pass_.name}").glob("*/counts.json")):
-            for name, count in read_json(sound(counts), dict[str, _Counts]).items():
+        for books in _books(dir, pass_):
+            for name, count in books.items():
                 book = sources[name]
                 _add(book["edited"], count["edited"])
                 if pass_.tier == "L1":

@@ -105,6 +105,11 @@ class Pass:
         if group or not first or self._sketch_needs():
             yield first, group
 
+    @property
+    def edits(self) -> bool:
+        """Whether texts may change on the way."""
+        return self.extract is not None or any(getattr(_built(config), "edits", False) for _, config in self.steps)
+
     def _sketch_needs(self) -> list[Config]:
         """Signals that the step across documents behind this pass reads."""
         return [] if self.after is None else steps.needs(_built(self.after[1]))

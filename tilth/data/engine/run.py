@@ -149,7 +149,7 @@ class _Job:
         reading = self.do("read", intake.tasks(self.recipe, self.dir))
         self.files = intake.parts(reading)
         if self.files:
-            self._passes()
+            self._passes(reading)
         self.do("documents", [self._publish(tier) for tier in self._tiers], summary=False)
         books = ledger.build(self.recipe, self.plan, self.dir, reading)
         tokens = self.recipe.tokens is not None and books["tiers"][self.recipe.tokens.tier]["documents"] > 0
@@ -173,12 +173,15 @@ class _Job:
     def _tiers(self) -> list[str]:
         return ["L1", *sorted(self.recipe.promote)]
 
-    def _passes(self) -> None:
+    def _passes(self, reading: list[Task]) -> None:
         self.do("ids", intake.repeated_ids(self.files, self.dir))
         repeated = read_json(sound(self.dir / "ids" / "repeated.json"), dict[str, list[Count]])
         before = self.files
         space: Space | None = None
         for number, pass_ in enumerate(self.plan.passes):
+            if pass_.after is not None and isinstance(asking := pass_.after[1], AsksRecipe):
+                documents, size = ledger.came_to(number, self.dir, self.plan, reading)
+                asking.check_came(documents, None if pass_.edits else size)
             done = self.do(pass_.name, list(self._pass(pass_, before, {} if number else repeated, space)))
             before = [task.target / passes.DOCUMENTS for task in done]
             if pass_.after is not None:

@@ -26,11 +26,15 @@ Kind = Literal["document", "ordered", "across"]
 
 
 class AsksRecipe(Config):
-    """A step's configuration that is held against the whole data recipe before anything is read."""
+    """A step's configuration that is held against the whole data recipe before anything is read, and, of a step across
+    documents, against what comes before the pass that sketches for it."""
 
     def check(self, recipe: Any) -> None:
         """Raise RecipeError if the step cannot mean what it says in this `tilth.data.engine.recipe.DataRecipe`."""
-        raise NotImplementedError
+
+    def check_came(self, documents: int, size: int | None) -> None:
+        """Raise DataError if at most so many documents, of so many bytes of text (None: not known, as steps edit them),
+        cannot be enough."""
 
 
 def kind(step: Any) -> Kind:
@@ -56,21 +60,29 @@ def account(step: Any, run: Path) -> dict[str, Any]:
 
 
 def fingerprints(configs: Iterable[tuple[str, Config]]) -> Iterator[tuple[str, Any]]:
-    """(label, fingerprint) of what configurations of steps, signals and tokenizers read: models, examples, evaluation
-    sets, lists. A configuration that has a fingerprint is asked; of others, the files their values name."""
+    """(label, fingerprints) of what configurations of steps, signals and tokenizers read: models, examples, evaluation
+    sets, lists."""
     for label, config in configs:
-        found = config.fingerprint() if hasattr(config, "fingerprint") else list(stamps(config.model_dump()))
-        if found:
+        if found := list(stamps(config)):
             yield label, found
 
 
-def stamps(node: Any) -> Iterator[list[Any]]:
-    """Name, size and time of each file that a value below names, or that lies in a folder it names."""
-    if isinstance(node, dict | list | tuple):
-        for inner in node.values() if isinstance(node, dict) else node:
+def stamps(node: Any) -> Iterator[Any]:
+    """Fingerprints of what a value names, however deep it is nested. A configuration that has one is asked, so that it
+    says what of its files it reads; of other values, name, size and time of each file they name, or that lies in a
+    folder they name."""
+    if isinstance(node, Config) and hasattr(node, "fingerprint"):
+        yield node.fingerprint()
+    elif isinstance(node, dict | Config):
+        for _, inner in node.items() if isinstance(node, dict) else node:
             yield from stamps(inner)
-    elif isinstance(node, str) and 0 < len(node) < 4096 and "\0" not in node and os.path.exists(node):
-        path = Path(node)
+    elif isinstance(node, list | tuple):
+        for inner in node:
+            yield from stamps(inner)
+    elif (
+        isinstance(node, str | Path) and 0 < len(name := str(node)) < 4096 and "\0" not in name and os.path.exists(name)
+    ):
+        path = Path(name)
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 yield [str(file), file.stat().st_size, file.stat().st_mtime_ns]

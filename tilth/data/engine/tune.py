@@ -1,13 +1,16 @@
 """Moving a threshold without reading a text again: which documents would enter and which would leave.
 
 The signals of a step hold for every document that came to it, so the step is judged again from them, at the old limits
-and at the new. A document that would enter is followed through the rules that read the same signals; what steps behind
-the next change of the texts would say of it is not known, and said to be so.
+and at the new; a step across documents, such as a budget, from its sketches. A document that would enter is followed
+through the rules that read the same signals; what steps behind the next change of the texts would say of it is not
+known, and said to be so.
 """
 
 from __future__ import annotations
 
+import itertools
 import shlex
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,15 +19,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tilth.core.config import Config
 from tilth.core.errors import RecipeError, nearest
 from tilth.core.layers import parse_overrides, set_dotted
+from tilth.core.protocols import Verdicts
 from tilth.core.technique import dump, resolve
 from tilth.core.text import visible
 from tilth.data.across.files import read
+from tilth.data.across.space import NO_SIGNALS, SKETCH, FromSketches, Space
 from tilth.data.document import excerpt
 
+from .passes import Pass
 from .recipe import place, written
 from .result import Result
 from .rulebook import Rulebook
@@ -44,22 +51,28 @@ class _Move:
 
 
 def tune(run: str | Path, moved: Sequence[str], examples: int = 3) -> dict[str, Any]:
-    """What moving thresholds of a finished run's rule steps would change; `moved` are overrides as `tilth data run`
-    takes them (`steps.gopher_quality.min_words=60`).
+    """What moving thresholds of a finished run's steps would change; `moved` are overrides as `tilth data run`
+    takes them (`steps.gopher_quality.min_words=60`, `steps.budget.tokens=1e6`).
 
-    Raises RecipeError if a step is none of rules over signals, or has no such threshold.
+    Raises RecipeError if a step can be judged neither from signals nor from sketches, or has no such threshold, and
+    DataError for a budget above what there is.
     """
     result = Result(run)
     changes, overrides = _changes(result, moved)
-    out: dict[str, Any] = {}
+    moves: dict[str, _Move] = {}
     for _, _, group, files in result.signal_files():
         for label, new in changes.items():
             mine = [i for i, (other, _) in enumerate(group) if other == label]
             if mine:
-                move = _compare(group, mine[0], new, files, examples)
-                _show(result, move)
-                reasons = {k: dict(v) for k, v in move.reasons.items()}
-                out[label] = vars(move) | {"reasons": reasons, "overrides": overrides[label]}
+                moves[label] = _compare(group, mine[0], new, files, examples)
+    for before, pass_ in itertools.pairwise(result.plan.passes):
+        if pass_.before is not None and pass_.before[0] in changes:
+            moves[pass_.before[0]] = _compare_across(result, before, pass_, changes[pass_.before[0]], examples)
+    out: dict[str, Any] = {}
+    for label, move in moves.items():
+        _show(result, move)
+        reasons = {k: dict(v) for k, v in move.reasons.items()}
+        out[label] = vars(move) | {"reasons": reasons, "overrides": overrides[label]}
     return out
 
 
@@ -80,17 +93,24 @@ def _changes(result: Result, moved: Sequence[str]) -> tuple[dict[str, Config], d
             known = nearest(parts[0], [label[3:] for label in configs])
             raise RecipeError("the run has no step of this name.", where=dotted, fix=known or "Write step.name=value.")
         config = out.get(label, configs[label])
-        if not isinstance(config.build(), Rulebook):  # type: ignore[attr-defined]
-            raise RecipeError(
-                f"'{label[3:]}' is no step of rules over signals, so it cannot be judged from them.",
-                where=dotted,
-                fix="Give it to `tilth data run`, which does the recipe again with it.",
+        if not isinstance(config.build(), Rulebook | FromSketches):  # type: ignore[attr-defined]
+            raise _only_by_running(
+                f"'{label[3:]}' is no step of rules over signals, so it cannot be judged from them.", dotted
             )
         fields = dump(config)
         set_dotted(fields, name, value)
         out[label] = resolve("curate", fields)
         overrides.setdefault(label, []).append(written(label, name, value, result.recipe))
+    for label, config in out.items():
+        old, new = configs[label].build(), config.build()  # type: ignore[attr-defined]
+        if isinstance(old, FromSketches) and not old.sketches_like(new):
+            what = f"'{label[3:]}' would look at other things than it has kept of the documents."
+            raise _only_by_running(what, ", ".join(overrides[label]))
     return out, overrides
+
+
+def _only_by_running(what: str, where: str) -> RecipeError:
+    return RecipeError(what, where=where, fix="Give it to `tilth data run`, which does the recipe again with it.")
 
 
 def _compare(group: list[tuple[str, Config]], at: int, new: Config, files: list[Path], examples: int) -> _Move:
@@ -103,11 +123,7 @@ def _compare(group: list[tuple[str, Config]], at: int, new: Config, files: list[
             for book in books[:at]:
                 if isinstance(book, Rulebook):
                     came &= book.verdicts(batch).keep
-            old, now = books[at].verdicts(batch), moved.verdicts(batch)
-            enter, leave = came & ~old.keep & now.keep, came & old.keep & ~now.keep
-            move.documents += int(came.sum())
-            move.enter += int(enter.sum())
-            move.leave += int(leave.sum())
+            enter = _count(move, batch, came, books[at].verdicts(batch), moved.verdicts(batch), examples)
             gone = np.zeros(batch.num_rows, dtype=bool)
             for label, book in zip((label for label, _ in group[at + 1 :]), books[at + 1 :], strict=True):
                 if isinstance(book, Rulebook):
@@ -115,11 +131,42 @@ def _compare(group: list[tuple[str, Config]], at: int, new: Config, files: list[
                     hit = enter & ~gone & ~later.keep
                     gone |= hit
                     move.then.update(f"{label}: {later.reason[i]}" for i in np.flatnonzero(hit))
-            for way, mask, verdicts in (("enter", enter, old), ("leave", leave, now)):
-                move.reasons[way].update(verdicts.reason[i] for i in np.flatnonzero(mask))
-                for i in np.flatnonzero(mask)[: examples - len(move.examples[way])]:
-                    move.examples[way].append(_example(batch, int(i), verdicts))
     return move
+
+
+def _compare_across(result: Result, before: Pass, pass_: Pass, new: Config, examples: int) -> _Move:
+    """Of a step across documents between two passes: the first holds its sketches, the second the ids in order."""
+    assert pass_.before is not None
+    label, old = pass_.before
+    move = _Move()
+    sketches = tuple(path.parent for path in result.tables(before, SKETCH))
+    books = [config.build() for config in (old, new)]  # type: ignore[attr-defined]
+    with tempfile.TemporaryDirectory() as aside:
+        spaces = [Space(result.dir / f"across-{label}", sketches), Space(Path(aside), sketches)]
+        for tasks in books[1].rounds(spaces[1]):
+            for task in tasks:
+                task.run()
+        for part, file in enumerate(result.tables(pass_, "decisions.parquet")):
+            decided = pa.Table.from_batches(read(file, ["id", "step"]))
+            (ids,) = decided.filter(pc.field("step") == label).combine_chunks().to_batches() or [NO_SIGNALS]
+            was, now = (book.verdicts(part, space) for book, space in zip(books, spaces, strict=True))
+            _count(move, ids, np.ones(ids.num_rows, dtype=bool), was, now, examples)
+    return move
+
+
+def _count(
+    move: _Move, batch: pa.RecordBatch, came: np.ndarray, old: Verdicts, now: Verdicts, examples: int
+) -> np.ndarray:
+    """Add the documents of a batch (column id) of which the step would say something else; which would enter, bool."""
+    enter, leave = came & ~old.keep & now.keep, came & old.keep & ~now.keep
+    move.documents += int(came.sum())
+    move.enter += int(enter.sum())
+    move.leave += int(leave.sum())
+    for way, mask, verdicts in (("enter", enter, old), ("leave", leave, now)):
+        move.reasons[way].update(verdicts.reason[i] for i in np.flatnonzero(mask))
+        for i in np.flatnonzero(mask)[: examples - len(move.examples[way])]:
+            move.examples[way].append(_example(batch, int(i), verdicts))
+    return enter
 
 
 def _example(batch: pa.RecordBatch, i: int, verdicts: Any) -> dict[str, Any]:

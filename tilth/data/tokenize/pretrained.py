@@ -49,12 +49,27 @@ class Config(BaseConfig):
     """What a special token spelt out in a text is: its characters, or (parse) the token; null: what the tokenizer's
     files say (`split_special_tokens`), which for nearly all released models is parse."""
 
+    def fingerprint(self) -> str:
+        """Content of the tokenizer's own files. Raises DataError as `prepare` does."""
+        return self._load().content
+
     def prepare(self, documents: Any, cache: Path, say: Callable[[str], None]) -> Path:
         """Check it and copy it to `cache/tokenizer-<key>`; returns that directory.
 
         Raises DataError naming the file that is missing, damaged or of another format, if no token ends documents, or
         if special tokens cannot be kept as text.
         """
+        found = self._load()
+        key = content_hash([found.content, source_hash(sys.modules[__name__], shared, tokenizer_files)])
+        target = Path(cache) / f"tokenizer-{key}"
+        if not intact(target, say):
+            say(f"Tokenizer of {found.vocab_size} tokens from {self.path}")
+            with whole_dir(target) as aside:
+                found.save(aside)
+                seal(aside)
+        return target
+
+    def _load(self) -> Tokenizer:
         path = Path(self.path).expanduser()
         named = {"bos_token": self.bos, "eos_token": self.eos}
         named |= {"add_bos_token": None if self.bos is None else True}
@@ -73,11 +88,4 @@ class Config(BaseConfig):
                 where=str(path),
                 fix="Name it: tokenizer.eos (for instance '</s>').",
             )
-        key = content_hash([found.content, source_hash(sys.modules[__name__], shared, tokenizer_files)])
-        target = Path(cache) / f"tokenizer-{key}"
-        if not intact(target, say):
-            say(f"Tokenizer of {found.vocab_size} tokens from {path}")
-            with whole_dir(target) as aside:
-                found.save(aside)
-                seal(aside)
-        return target
+        return found
