@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tilth.core.errors import DataError, RecipeError
 from tilth.core.protocols import Verdicts
 from tilth.core.technique import resolve
+from tilth.data.across import prefix
 from tilth.data.curate import budget
 from tilth.data.document import Document
 
@@ -83,7 +84,7 @@ def test_the_threshold_is_the_value_of_the_last_that_is_kept(tmp_path: Path) -> 
     assert budget.read_json(space.dir / "end" / "end.json") | {"rank": 0, "tie": 0} == {
         "rank": 0,
         "tie": 0,
-        "last": int(budget._rank(np.array([-5.0]))[0]),
+        "last": int(prefix.rank(np.array([-5.0]))[0]),
     }
     assert verdicts.threshold is not None and verdicts.threshold.tolist() == [5] * 5
 

@@ -1,8 +1,7 @@
 """The best of all documents by a signal, as many as a budget holds.
 
 Documents are ordered by the signal's column, equal ones by a hash of their ids, and taken from the best on while their
-tokens (bytes, or number) fit. The order is never made: the place where the budget ends is found by counting the
-documents' keys digit by digit, in bounded memory, so a hundred million documents are a few passes over 24 bytes each.
+tokens (bytes, or number) fit. The order is never made, see `tilth.data.across.prefix`.
 
 Fails when: the signal is no measure of worth. The best by a model's loss, for instance, are the most predictable.
 """
@@ -20,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
-from typing_extensions import TypedDict
 
 from tilth.core.errors import DataError, RecipeError, nearest
 from tilth.core.opening import OpensModel
 from tilth.core.protocols import SignalSpec, Verdicts
 from tilth.core.rundir import read_json, write_json
 from tilth.core.technique import slot
+from tilth.data.across import prefix
 from tilth.data.across.files import sound
 from tilth.data.across.space import FromSketches
 from tilth.data.across.tasks import Task
@@ -55,10 +54,6 @@ CARD = {
 SMALL = {"signal": "gopher", "column": "gopher_words", "documents": 6}
 KNOBS = {"documents": 3, "column": "gopher_word_length"}
 """Where the contract's documents show a knob."""
-DIGIT = 16
-"""Bits of a key that are counted at once."""
-_SKETCH = pa.schema([("value", pa.float64()), ("rank", pa.uint64()), ("tie", pa.uint64()), ("size", pa.int64())])
-_KEY = np.dtype([("rank", "<u8"), ("tie", "<u8"), ("size", "<i8")])
 
 
 class Config(AsksRecipe):
@@ -166,10 +161,10 @@ class Budget(FromSketches):
             elif config.documents is None:
                 size = pc.binary_length(batch.column("text")).to_numpy(zero_copy_only=False).astype(np.int64)
         digests = [hashlib.blake2b(i.encode(), digest_size=8).digest() for i in batch.column("id").to_pylist()]
-        rank = _rank(self._sign * value)
+        rank = prefix.rank(self._sign * value)
         columns = (value, rank, np.frombuffer(b"".join(digests), "<u8"), size)
         return pa.RecordBatch.from_arrays(
-            [pa.array(c, t) for c, t in zip(columns, _SKETCH.types, strict=True)], schema=_SKETCH
+            [pa.array(c, t) for c, t in zip(columns, prefix.SKETCH.types, strict=True)], schema=prefix.SKETCH
         )
 
     def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
@@ -178,23 +173,15 @@ class Budget(FromSketches):
 
     def verdicts(self, part: int, space: Space) -> Verdicts:
         """The documents before the end are kept. The threshold is the value of the last that is."""
-        end = read_json(sound(space.dir / "end" / "end.json"), End)
-        rows = pa.Table.from_batches(space.sketch(part), _SKETCH)
+        end = prefix.End(**read_json(sound(space.dir / "end" / "end.json")))
+        rows = pa.Table.from_batches(space.sketch(part), prefix.SKETCH)
         value, rank, tie = (rows.column(c).to_numpy() for c in ("value", "rank", "tie"))
-        keep = (rank < end["rank"]) | ((rank == end["rank"]) & (tie < end["tie"]))
+        keep = (rank < end.rank) | ((rank == end.rank) & (tie < end.tie))
         keep &= ~np.isnan(value)
         dropped = np.where(np.isnan(value), "no value", "beyond the budget")
         reason = ["" if k else str(d) for k, d in zip(keep, dropped, strict=True)]
-        limit = np.nan if end["last"] is None else _value(end["last"])
+        limit = np.nan if end.last is None else prefix.value(end.last)
         return Verdicts(keep, reason, value=value, threshold=np.full(len(value), self._sign * limit))
-
-
-class End(TypedDict):
-    """end.json: the key at which the budget ends, and the rank of the last document before it."""
-
-    rank: int
-    tie: int
-    last: int | None
 
 
 def find_end(space: Space, config: Config, aside: Path) -> None:
@@ -202,7 +189,7 @@ def find_end(space: Space, config: Config, aside: Path) -> None:
     there is, and if no document has a value."""
     came = sum(map(space.sketch_rows, range(len(space.parts))))
     valued = total = 0
-    for rows in _rows(space):
+    for rows in prefix.rows(space):
         valued, total = valued + len(rows), total + int(rows["size"].sum())
     if came and not valued:
         raise DataError(
@@ -213,69 +200,4 @@ def find_end(space: Space, config: Config, aside: Path) -> None:
     if came and config.asked is not None and config.asked > total:
         raise _above(config.asked, config.unit, total, "with a value have")
     left = math.floor(total * (config.fraction or 0)) if config.asked is None else config.asked
-    prefix = 0
-    for digit in range(
-        128 // DIGIT
-    ):  # each pass fixes the next digit of the key at which the sizes exceed what is left
-        sizes = np.zeros(1 << DIGIT, np.int64)
-        seen = False
-        for rows in _rows(space):
-            mine = _digits(rows, digit, prefix)
-            seen |= len(mine[0]) > 0
-            np.add.at(sizes, mine[0], mine[1])
-        ends = np.cumsum(sizes)
-        at = int(np.searchsorted(ends, left, side="right"))
-        if not seen or at == len(ends):  # all fit
-            write_json(aside / "end.json", {"rank": 2**64 - 1, "tie": 2**64 - 1, "last": _last(space, 2**64 - 1, 0)})
-            return
-        left -= int(ends[at - 1]) if at else 0
-        prefix = prefix << DIGIT | at
-    rank, tie = prefix >> 64, prefix & (2**64 - 1)
-    write_json(aside / "end.json", {"rank": rank, "tie": tie, "last": _last(space, rank, tie)})
-
-
-def _rows(space: Space) -> Iterator[np.ndarray]:
-    """Keys and sizes of all documents that have a value."""
-    for part in range(len(space.parts)):
-        for batch in space.sketch(part):
-            value = batch.column("value").to_numpy(zero_copy_only=False)
-            out = np.empty(batch.num_rows, _KEY)
-            for name in ("rank", "tie", "size"):
-                out[name] = batch.column(name).to_numpy(zero_copy_only=False)
-            yield out[~np.isnan(value)]
-
-
-def _digits(rows: np.ndarray, digit: int, prefix: int) -> tuple[np.ndarray, np.ndarray]:
-    """This digit of the keys that begin with `prefix`, and their sizes."""
-    per_half = 64 // DIGIT
-    half = rows["rank"] if digit < per_half else rows["tie"]
-    shift = np.uint64(64 - DIGIT * (digit % per_half + 1))
-    mine = np.ones(len(rows), bool)
-    if digit >= per_half:
-        mine &= rows["rank"] == np.uint64(prefix >> DIGIT * (digit - per_half))
-    if digit % per_half:
-        known = prefix & ((1 << DIGIT * (digit % per_half)) - 1)
-        mine &= half >> (shift + np.uint64(DIGIT)) == np.uint64(known)
-    return ((half[mine] >> shift) & np.uint64((1 << DIGIT) - 1)).astype(np.int64), rows["size"][mine]
-
-
-def _last(space: Space, rank: int, tie: int) -> int | None:
-    """The rank of the last document before the end; None if none is."""
-    last: int | None = None
-    for rows in _rows(space):
-        ranks = rows["rank"]
-        if (kept := ranks[(ranks < rank) | ((ranks == rank) & (rows["tie"] < tie))]).size:
-            last = max(int(kept.max()), -1 if last is None else last)
-    return last
-
-
-def _rank(value: np.ndarray) -> np.ndarray:
-    """Floats as integers of the same order, uint64."""
-    bits = (value + 0.0).view(np.uint64)  # one zero
-    return np.where(bits >> np.uint64(63) == 1, ~bits, bits | np.uint64(1 << 63))
-
-
-def _value(rank: int) -> float:
-    """The float of a rank."""
-    bits = np.uint64(rank & ~(1 << 63) if rank >> 63 else ~rank & (2**64 - 1))
-    return float(bits.view(np.float64))
+    write_json(aside / "end.json", prefix.end(space, left)._asdict())
