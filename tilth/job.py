@@ -41,6 +41,7 @@ from tilth.core.technique import dump, resolve, use_name
 from tilth.data.corpus import Documents, NothingLeft, documents_key
 from tilth.data.corpus import prepare as prepare_documents
 from tilth.data.tokens import ready
+from tilth.data.tokens.elsewhere import brought
 from tilth.eval import bits_per_byte
 from tilth.eval.evaluate import evaluate as run_tasks
 from tilth.eval.evaluate import figures, tell
@@ -177,7 +178,7 @@ def estimate(
     """
     resolved = _resolved(recipe, overrides)
     cache, asked, say = Path(root) / ".cache", resolved.recipe, (out or console()).say
-    if exact or asked.data is not None or _mark(asked, cache).exists():
+    if exact or asked.data is not None or brought(asked.corpus.sources) or _mark(asked, cache).exists():
         prepared = prepare(asked, cache, say)
         have = seen = {name: splits["train"] for name, splits in prepared.stores.items()}
         tokenizer, vocab_size, told, unknown = prepared.tokenizer, prepared.tokenizer.vocab_size, None, []
@@ -253,7 +254,8 @@ def prepare(recipe: Recipe, cache: Path, say: Any) -> Prepared:
         tokenizer = ready.tokenizer(there, recipe.tokenizer.prepare(documents, cache, say))  # type: ignore[attr-defined]
         return Prepared(documents, tokenizer, ready.stores(there, documents, say))
     tokenizer = Tokenizer.load(recipe.tokenizer.prepare(documents, cache, say))  # type: ignore[attr-defined]
-    prepared = Prepared(documents, tokenizer, write_stores(documents, tokenizer, cache, say))
+    made = write_stores(documents, tokenizer, cache, say, brought=brought(recipe.corpus.sources))
+    prepared = Prepared(documents, tokenizer, made)
     if not (mark := _mark(recipe, cache)).exists():
         mark.touch()
     return prepared
@@ -491,7 +493,7 @@ def identity(recipe: Recipe, prepared: Prepared, start: Start) -> dict[str, Any]
 def _data(recipe: Recipe, prepared: Prepared) -> str:
     """Content of what is trained on. Tokens that were there already are cut in their own way."""
     made = [prepared.documents.key, prepared.tokenizer.fingerprint]
-    if recipe.data is not None:
+    if recipe.data is not None or brought(recipe.corpus.sources):
         made += [splits["train"].fingerprint for splits in prepared.stores.values()]
     return content_hash(made)
 

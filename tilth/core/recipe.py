@@ -36,6 +36,7 @@ from .protocols import (
 from .shipped import recipe_file
 from .step import ObjectiveConfig, ScheduleConfig
 from .technique import AREAS, config_class, excluded, names, sketching, slot, used
+from .tokens import HoldsTokens
 
 Name = str
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -363,6 +364,8 @@ def from_dict(data: dict[str, Any], where: str = "recipe", origins: dict[str, st
         recipe = validate(Recipe, expanded)
         absolute = locate(recipe, expanded, written_in)
         recipe = recipe if absolute is None else validate(Recipe, absolute)
+        told = _tell_tokenizer(recipe)
+        recipe = recipe if told is None else validate(Recipe, told)
     except RecipeError as err:
         place = _as_written(err.where, data)
         raise RecipeError(err.what, where=f"{where}: {place}" if place else where, fix=err.fix) from None
@@ -487,8 +490,41 @@ def _of_data_run(recipe: dict[str, Any], run: str) -> dict[str, Any]:
                 where="data",
                 fix="Leave `data` out, or all of `corpus` but `held_out` (on the command line: corpus=null).",
             )
-    own = {"tokenizer": {"use": "pretrained", "path": f"{run}/tokens/tokenizer"}}
-    return {**own, **recipe, "data": run, "corpus": {**corpus, **ours} if isinstance(corpus, dict) else corpus}
+    tokenizer = recipe.get("tokenizer") or {"use": "pretrained", "path": f"{run}/tokens/tokenizer"}
+    if isinstance(tokenizer, dict) and tokenizer.get("use", "pretrained") != "pretrained":
+        raise RecipeError(
+            f"`data` names tokens that are there, and {tokenizer['use']} makes another tokenizer than they have.",
+            where="tokenizer",
+            fix="Leave `tokenizer` out (on the command line: tokenizer=null): the data run's own is taken.",
+        )
+    return {
+        **recipe,
+        "tokenizer": tokenizer,
+        "data": run,
+        "corpus": {**corpus, **ours} if isinstance(corpus, dict) else corpus,
+    }
+
+
+def _tell_tokenizer(recipe: Recipe) -> dict[str, Any] | None:
+    """The recipe with its tokenizer in every source of tokens that names none; None if there is no such source."""
+    found = [
+        (field, name)
+        for field, sources in (("sources", recipe.corpus.sources), ("held_out", recipe.corpus.held_out))
+        for name, source in sources.items()
+        if isinstance(source, HoldsTokens) and source.holds_tokens and source.tokenizer is None
+    ]
+    if not found:
+        return None
+    data = recipe.to_dict()
+    if data["tokenizer"]["use"] != "pretrained":
+        raise RecipeError(
+            f"corpus.{'.'.join(found[0])} holds tokens, and the tokenizer is to be made.",
+            where="tokenizer",
+            fix="Name the one that made the tokens: tokenizer: {use: pretrained, path: …}.",
+        )
+    for field, name in found:
+        data["corpus"][field][name]["tokenizer"] = data["tokenizer"]
+    return data
 
 
 def _inherit_stage(shared: dict[str, Any], stage: Any) -> Any:

@@ -13,11 +13,12 @@ import yaml
 
 from tilth import job, tracing
 from tilth.core import recipe as recipes
-from tilth.core.errors import DataError, RecipeError
+from tilth.core.errors import DataError, RecipeError, TilthError
 from tilth.core.rundir import read_json
 from tilth.data.tokens.store import TokenStore
 from tilth.report.live import console
 
+from ..tokens.test_store import words
 from .test_engine import go, written
 
 SMALL = {
@@ -104,7 +105,8 @@ def test_a_resolved_recipe_says_what_data_stands_for_and_loads_again(runs: Path,
     beside = {"corpus": {"sources": {"other": {"use": "files", "path": "text"}}}}
     with pytest.raises(RecipeError, match=r"which corpus\.sources cannot change"):
         recipes.load(recipe(runs / "bfd", **beside))
-    assert recipes.load(recipe(runs / "bfd", **beside), ["corpus=null"]).recipe == resolved
+    beside["tokenizer"] = {"use": "bpe", "vocab_size": 280}
+    assert recipes.load(recipe(runs / "bfd", **beside), ["corpus=null", "tokenizer=null"]).recipe == resolved
 
 
 def test_text_of_ones_own_is_evaluated_on_unless_it_was_trained_on(
@@ -131,7 +133,12 @@ def test_text_of_ones_own_is_evaluated_on_unless_it_was_trained_on(
             {"batch": {"tokens": 256, "sequence": 32}},
             r"packed for sequences of 64, not of 32.*batch.sequence 64",
         ),
-        ("bfd", {"tokenizer": {"use": "bpe", "vocab_size": 280}}, r"another tokenizer \(300 tokens\).*\(280\).*Leave"),
+        ("bfd", {"tokenizer": {"use": "bpe", "vocab_size": 280}}, r"bpe makes another tokenizer than they have.*Leave"),
+        (
+            "bfd",
+            {"tokenizer": {"use": "pretrained", "path": "words"}},
+            r"another tokenizer \(300 tokens\).*\(310\).*Leave",
+        ),
         ("text", {}, "no data run"),
         ("nowhere", {}, "no data run"),
         ("unfinished", {}, "has not finished"),
@@ -155,7 +162,8 @@ def test_what_cannot_be_trained_on_is_refused_with_what_helps(
             body = bytearray(tokens.read_bytes())
             body[40] ^= 1
             tokens.write_bytes(body)
-    with pytest.raises(DataError, match=says) as error:
+    words("</s>", "</s>", 310).save(tmp_path / "words")
+    with pytest.raises(TilthError, match=says) as error:
         job.run(recipe(run, **more), root=tmp_path / "root", out=console(quiet=True))
     assert error.value.fix or name == "changed"
     assert not [p for p in (tmp_path / "root").glob("*") if p.name != ".cache"], "something was begun"

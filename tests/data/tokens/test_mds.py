@@ -167,7 +167,7 @@ def test_token_columns_become_a_store(tmp_path: Path) -> None:
     folder = lay(tmp_path / "data", [shard([sample(row) for row in SAMPLES[:2]]), shard([sample(SAMPLES[1])])])
     store = import_mds(folder, tmp_path / "store", words("</s>", "</s>"))
     assert [store.document(i).tolist() for i in range(3)] == [[1, 5, 6], [1, 9], [1, 9]]
-    assert store.document_id(2) == "data:2"
+    assert store.document_id(2) == "shard.00001.mds:0"
     with pytest.raises(DataError, match="something here already"):
         import_mds(folder, tmp_path / "store", words("</s>", "</s>"))
     bare = lay(tmp_path / "bare", [shard([OTHER], OTHER_COLUMNS)], OTHER_COLUMNS)

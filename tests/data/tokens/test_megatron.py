@@ -181,8 +181,8 @@ def test_several_files_out_and_in(tmp_path: Path, max_tokens: int, sizes: list[i
 
 
 def test_small_pieces_and_an_empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_CHUNK", "_HELD"):
-        monkeypatch.setattr(f"tilth.data.tokens.megatron.{name}", 2)
+    for name in ("megatron._CHUNK", "elsewhere.HELD"):
+        monkeypatch.setattr(f"tilth.data.tokens.{name}", 2)
     test_bytes_written_by_hand(tmp_path, "</s>", [[1, 5, 6, 7], [1, 8, 9, 10]])
     StoreWriter(tmp_path / "e", 300, "f", closed=True).close()
     for limit in (None, 5):

@@ -22,6 +22,7 @@ from tilth.core.protocols import CurateStep, ExtractSpec, SignalSpec, SourceRead
 from tilth.core.recipe import NAME, check_file_names
 from tilth.core.shipped import recipe_file
 from tilth.core.technique import slot, use_name
+from tilth.core.tokens import HoldsTokens
 
 Tier = Literal["L0", "L1", "L2", "L3", "L4"]
 
@@ -83,6 +84,16 @@ class DataRecipe(Config):
     def _safe_names(cls, value: dict[str, Any]) -> dict[str, Any]:
         check_file_names(value)
         return value
+
+    @model_validator(mode="after")
+    def _tokens_have_a_tokenizer(self) -> DataRecipe:
+        for name, source in self.sources.items():
+            if isinstance(source, HoldsTokens) and source.holds_tokens and source.tokenizer is None:
+                raise ValueError(
+                    f"sources.{name} holds tokens; name the tokenizer that made them: tokenizer: {{use: pretrained, "
+                    "path: …}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _tiers_in_order(self) -> DataRecipe:

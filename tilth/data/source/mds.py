@@ -1,21 +1,20 @@
-"""Text in MDS shards, as Mosaic's streaming library stores data sets: one sample is one document.
+"""Text or tokens in MDS shards, as Mosaic's streaming library stores data sets: one sample is one document.
 
 A folder holds `index.json` and shards, plain or compressed with zstd or gzip. Columns that hold pickles or pictures
-are left alone. A damaged sample is quarantined with its number, a damaged shard as a whole.
+are left alone. Of texts, a damaged sample is quarantined with its number, a damaged shard as a whole. Tokens
+(`tokens_field`) are trained on as they are; damage is refused, as nobody would miss a sample of a fixed length.
 
-Fails when: the samples hold tokens instead of text (`tilth.data.tokens.mds.import_mds` reads these), or the shards are
-packed by other compressions (brotli, snappy).
+Fails when: the shards are packed by other compressions (brotli, snappy).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash
 from tilth.core.located import Located
@@ -23,6 +22,7 @@ from tilth.data.document import Document, SourceLedger, batches, document_id
 from tilth.data.read import fields
 from tilth.data.read.reading import Unreadable
 from tilth.data.tokens import mds
+from tilth.data.tokens.elsewhere import Piece, TokenSource
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,13 +38,17 @@ CARD = {
 }
 
 
-class Config(BaseConfig):
+class Config(TokenSource):
     """Which data set, and which of its columns."""
 
     path: Located = Field(min_length=1)
     """A folder that holds index.json."""
     text_field: str = "text"
     """Column that holds the text."""
+    tokens_field: str | None = None
+    """Column that holds token ids, which then take the text's place: `tokens` in LLM Foundry's data sets."""
+    tokens_dtype: Literal["int64", "int32", "uint32", "uint16"] = "int64"
+    """Integers of a column of bare bytes (LLM Foundry's older data: int64); arrays say theirs themselves."""
     id_field: str | None = None
     """Column that names a document; null: ids are hashes of place and text."""
     metadata_fields: list[str] = []
@@ -66,8 +70,21 @@ class Config(BaseConfig):
         """One per shard of the index."""
         return list(self._find()[1])
 
+    @property
+    def holds_tokens(self) -> bool:
+        """Whether a column of tokens is named."""
+        return self.tokens_field is not None
+
+    def pieces(self, source: str, shard: str | None = None) -> Iterator[Piece]:
+        """Samples of tokens in the order of the index."""
+        folder, found = self._find()
+        wanted = [s for name, s in found.items() if shard in (None, name)]
+        return mds.pieces(folder, wanted, str(self.tokens_field), self.tokens_dtype, f"{source}:")
+
     def read(self, ledger: SourceLedger, shard: str | None = None) -> Iterator[pa.RecordBatch]:
         """Documents in the order of the index."""
+        if self.holds_tokens:
+            return self.texts(ledger, shard)
         return batches(self._documents(ledger, shard))
 
     def _find(self) -> tuple[Path, dict[str, mds.Shard]]:

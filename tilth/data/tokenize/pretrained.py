@@ -51,7 +51,7 @@ class Config(BaseConfig):
 
     def fingerprint(self) -> str:
         """Content of the tokenizer's own files. Raises DataError as `prepare` does."""
-        return self._load().content
+        return self.load().content
 
     def prepare(self, documents: Any, cache: Path, say: Callable[[str], None]) -> Path:
         """Check it and copy it to `cache/tokenizer-<key>`; returns that directory.
@@ -59,7 +59,7 @@ class Config(BaseConfig):
         Raises DataError naming the file that is missing, damaged or of another format, if no token ends documents, or
         if special tokens cannot be kept as text.
         """
-        found = self._load()
+        found = self.load()
         key = content_hash([found.content, source_hash(sys.modules[__name__], shared, tokenizer_files)])
         target = Path(cache) / f"tokenizer-{key}"
         if not intact(target, say):
@@ -69,7 +69,8 @@ class Config(BaseConfig):
                 seal(aside)
         return target
 
-    def _load(self) -> Tokenizer:
+    def load(self) -> Tokenizer:
+        """The tokenizer. Raises DataError as `prepare` does."""
         path = Path(self.path).expanduser()
         named = {"bos_token": self.bos, "eos_token": self.eos}
         named |= {"add_bos_token": None if self.bos is None else True}

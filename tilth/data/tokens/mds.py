@@ -24,13 +24,14 @@ from tilth.core.rundir import inside, read_json, whole_dir
 from tilth.data.read.fields import Unusable
 from tilth.data.read.reading import Unreadable
 
+from . import elsewhere
+from .elsewhere import Piece
 from .store import Framing, TokenStore
 from .tokenizer import Tokenizer
 
 INDEX = "index.json"
 SHARD_BYTES = 1 << 30
 """A shard that inflates to more is refused."""
-_BATCH_TOKENS = 1 << 20
 _SCALARS = {f"{kind}{bits}" for kind, sizes in (("int", (8, 16, 32, 64)), ("uint", (8, 16, 32, 64))) for bits in sizes}
 _SCALARS |= {"float16", "float32", "float64"}
 _TEXTS = {"str": str, "str_int": int, "str_float": float, "str_decimal": str}
@@ -111,7 +112,7 @@ def import_mds(
     folder: str | Path, target: str | Path, tokenizer: Tokenizer, column: str = "tokens", dtype: str = "int64"
 ) -> TokenStore:
     """Read a folder of MDS shards with a column of token ids into a new token store at `target`; a sample becomes a
-    document with the id `<folder>:<its number>`.
+    document with the id `<shard>:<its number>`.
 
     dtype  of a column of bare bytes (LLM Foundry's older data: int64); arrays say theirs themselves
     Begin and end tokens a sample already has are replaced by the ones a store has. Raises DataError naming the file
@@ -120,30 +121,26 @@ def import_mds(
     folder, target = Path(folder), Path(target)
     if target.exists():
         raise DataError("there is something here already.", where=str(target), fix="Name a new directory.")
-    found = shards(folder)
     framing = Framing(tokenizer)
-    number = 0
     with whole_dir(target) as aside:
-        writer = framing.writer(aside)
-        for shard in found:
-            ids: list[str] = []
-            held: list[np.ndarray] = []
-            try:
-                for sample in samples(shard, [column]):
-                    if not isinstance(sample, Sample):
-                        raise Unreadable(sample[1].reason, f"sample {sample[0]}")
-                    ids.append(f"{folder.name}:{number}")
-                    held.append(framing.reframe(_tokens(sample.columns[column], column, dtype)))
-                    number += 1
-                    if sum(map(len, held)) >= _BATCH_TOKENS:
-                        writer.extend(ids, held)
-                        ids, held = [], []
-            except Unreadable as fault:
-                where = f"{shard.path}, {fault.place}" if fault.place else str(shard.path)
-                raise DataError(f"this shard cannot be read: {fault.reason}.", where=where) from None
-            writer.extend(ids, held)
-        writer.close()
+        elsewhere.write(pieces(folder, shards(folder), column, dtype), framing, framing.writer(aside))
     return TokenStore.open(target, tokenizer=tokenizer)
+
+
+def pieces(folder: Path, found: Sequence[Shard], column: str, dtype: str, begin: str = "") -> Iterator[Piece]:
+    """The documents of shards of `folder`; ids are `begin`, the shard's name and a sample's number in it. Raises
+    DataError naming the shard and sample that cannot be read."""
+    for shard in found:
+        name = shard.path.relative_to(folder).as_posix()
+        try:
+            for number, sample in enumerate(samples(shard, [column])):
+                if not isinstance(sample, Sample):
+                    raise Unreadable(sample[1].reason, f"sample {sample[0]}")
+                tokens = _tokens(sample.columns[column], column, dtype)
+                yield Piece(f"{begin}{name}:{number}", tokens, name, sample.start, sample.stop, {"sample": number})
+        except Unreadable as fault:
+            where = f"{shard.path}, {fault.place}" if fault.place else str(shard.path)
+            raise DataError(f"this shard cannot be read: {fault.reason}.", where=where) from None
 
 
 def _tokens(value: Any, column: str, dtype: str) -> np.ndarray:

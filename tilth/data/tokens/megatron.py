@@ -23,6 +23,8 @@ import numpy as np
 from tilth.core.errors import DataError
 from tilth.core.rundir import fsync_dir, whole_dir
 
+from . import elsewhere
+from .elsewhere import Piece
 from .store import Framing, TokenStore
 from .tokenizer import Tokenizer
 
@@ -30,8 +32,6 @@ _MAGIC = b"MMIDIDX\x00\x00"
 _HEAD = struct.Struct("<9sQBQQ")
 _CHUNK = 1 << 20
 """Entries of an index looked at together."""
-_HELD = 1 << 20
-"""Tokens held at once."""
 _DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 """Megatron's codes of integer types (6 and 7 are floats, which hold no tokens)."""
 
@@ -45,35 +45,27 @@ def import_megatron(prefix: str | Path | Sequence[str | Path], target: str | Pat
     is missing, damaged or holds other tokens than `tokenizer`'s, and for two prefixes of one name.
     """
     given = [prefix] if isinstance(prefix, str | Path) else list(prefix)
-    prefixes = [p for g in given for p in _prefixes(Path(g))]
     target = Path(target)
     if target.exists():
         raise DataError("there is something here already.", where=str(target), fix="Name a new directory.")
-    twice = [p for i, p in enumerate(prefixes) if p.name in {q.name for q in prefixes[:i]}]
+    files = indexed([p for g in given for p in prefixes(Path(g))])
+    framing = Framing(tokenizer)
+    with whole_dir(target) as aside:
+        elsewhere.write(itertools.chain.from_iterable(f.pieces() for f in files), framing, framing.writer(aside))
+    return TokenStore.open(target, tokenizer=tokenizer)
+
+
+def indexed(paths: Sequence[Path]) -> list[Indexed]:
+    """Pairs of files, mapped and checked. Raises DataError naming the file that is missing or damaged, and for two of
+    one name."""
+    twice = [p for i, p in enumerate(paths) if p.name in {q.name for q in paths[:i]}]
     if twice:
         raise DataError(
             "a file of this name is read already, and names make the ids of documents.",
             where=str(twice[0]),
             fix="Rename one, or import it by itself.",
         )
-    parts = [_Indexed.open(p) for p in prefixes]
-    framing = Framing(tokenizer)
-    with whole_dir(target) as aside:
-        writer = framing.writer(aside)
-        for part in parts:
-            ids: list[str] = []
-            held: list[np.ndarray] = []
-            size = 0
-            for i, tokens in enumerate(part.documents()):
-                ids.append(f"{part.name}:{i}")
-                held.append(framing.reframe(tokens))
-                size += len(tokens)
-                if size >= _HELD:
-                    writer.extend(ids, held)
-                    ids, held, size = [], [], 0
-            writer.extend(ids, held)
-        writer.close()
-    return TokenStore.open(target, tokenizer=tokenizer)
+    return [Indexed.open(p) for p in paths]
 
 
 def export_megatron(store: TokenStore, prefix: str | Path, max_tokens: int | None = None) -> list[Path]:
@@ -140,7 +132,7 @@ def _export(store: TokenStore, start: int, stop: int, prefix: Path) -> None:
     fsync_dir(bin_file.parent)
 
 
-class _Indexed(NamedTuple):
+class Indexed(NamedTuple):
     """A pair of files, mapped and checked."""
 
     name: str
@@ -155,7 +147,7 @@ class _Indexed(NamedTuple):
     """Sequence at which each document begins, and the end, int64 [d + 1]."""
 
     @classmethod
-    def open(cls, prefix: Path) -> _Indexed:
+    def open(cls, prefix: Path) -> Indexed:
         """Raises DataError naming the file that is missing or damaged."""
         bin_file, idx_file = _with(prefix, ".bin"), _with(prefix, ".idx")
         dtype, lengths, pointers, bounds = _read_index(idx_file)
@@ -171,18 +163,24 @@ class _Indexed(NamedTuple):
         raw = np.memmap(bin_file, np.uint8, "r") if size else np.empty(0, np.uint8)
         return cls(prefix.name, raw, dtype, lengths, pointers, bounds)
 
-    def documents(self) -> Iterator[np.ndarray]:
-        """The tokens of each document."""
+    def pieces(self, begin: str = "") -> Iterator[Piece]:
+        """Its documents; ids are `begin`, the name and their number."""
+        size, number = self.dtype.itemsize, 0
         for a in range(0, len(self.bounds) - 1, _CHUNK):
             bounds = self.bounds[a : a + _CHUNK + 1].tolist()
             for first, last in itertools.pairwise(bounds):
-                places = zip(self.pointers[first:last].tolist(), self.lengths[first:last].tolist(), strict=True)
-                parts = [self.raw[p : p + n * self.dtype.itemsize].view(self.dtype) for p, n in places]
-                yield parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, self.dtype)])
+                places = list(zip(self.pointers[first:last].tolist(), self.lengths[first:last].tolist(), strict=True))
+                parts = [self.raw[p : p + n * size].view(self.dtype) for p, n in places]
+                tokens = parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, self.dtype)])
+                together = all(p + n * size == q for (p, n), (q, _) in itertools.pairwise(places))
+                start, stop = (places[0][0], places[-1][0] + places[-1][1] * size) if places else (0, 0)
+                where = (start, stop) if together else (-1, -1)
+                yield Piece(f"{begin}{self.name}:{number}", tokens, f"{self.name}.bin", *where, {"document": number})
+                number += 1
 
 
 def _read_index(path: Path) -> tuple[np.dtype, np.ndarray, np.ndarray, np.ndarray]:
-    """dtype, lengths, pointers and bounds as `_Indexed` has them, mapped."""
+    """dtype, lengths, pointers and bounds as `Indexed` has them, mapped."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -244,7 +242,7 @@ def _refuse_overlap(path: Path, lengths: np.ndarray, pointers: np.ndarray, size:
             return
 
 
-def _prefixes(path: Path) -> list[Path]:
+def prefixes(path: Path) -> list[Path]:
     """The prefixes a path stands for. Raises DataError for a folder without an index."""
     if not path.is_dir() or _with(path, ".idx").exists():
         return [path]

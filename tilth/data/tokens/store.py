@@ -165,6 +165,16 @@ class TokenStore:
         """Tokens of document `index`, separators included."""
         return self.read(int(self.offsets[index]), int(self.offsets[index + 1]))
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a token."""
+        return self._dtype.itemsize
+
+    def place(self, token: int) -> tuple[str, int]:
+        """The file in which a token stands, and the byte at which it does."""
+        shard, at = divmod(token, self._shard_tokens)
+        return f"tokens-{shard:05d}.bin", at * self.itemsize
+
     def document_id(self, index: int) -> str:
         """The id that document `index` has in the corpus."""
         if not 0 <= index < self.num_documents:
@@ -216,14 +226,7 @@ class StoreWriter:
         """Append documents: the id and the tokens of each. Raises DataError if a token is outside the vocabulary."""
         lengths = np.array([len(t) for t in tokens], np.int64)
         joined = np.concatenate([np.empty(0, tokens[0].dtype), *tokens]) if len(tokens) else np.empty(0, self._dtype)
-        if joined.size and not 0 <= int(joined.min()) <= int(joined.max()) < self._vocab_size:
-            at = int(np.flatnonzero((joined < 0) | (joined >= self._vocab_size))[0])
-            document = document_ids[int(np.searchsorted(np.cumsum(lengths), at, "right"))]
-            raise DataError(
-                f"document {document!r:.120} has token {int(joined[at])}, outside the vocabulary of "
-                f"{self._vocab_size}.",
-                where=str(self.path),
-            )
+        _refuse_unknown(document_ids, joined, lengths, self._vocab_size, str(self.path))
         ids = [i.encode("utf-8", "replace") for i in document_ids]
         self._tokens(joined)
         self._documents(lengths, b"".join(ids), np.array([len(i) for i in ids], np.int64))
@@ -284,6 +287,22 @@ class StoreWriter:
             self._shard = None
 
 
+def refuse_unknown(document_ids: Sequence[str], tokens: Sequence[np.ndarray], vocab_size: int, where: str) -> None:
+    """Raise DataError if a document has a token outside the vocabulary."""
+    _refuse_unknown(document_ids, np.concatenate(tokens), np.array([len(t) for t in tokens]), vocab_size, where)
+
+
+def _refuse_unknown(ids: Sequence[str], joined: np.ndarray, lengths: np.ndarray, vocab_size: int, where: str) -> None:
+    if joined.size and not 0 <= int(joined.min()) <= int(joined.max()) < vocab_size:
+        at = int(np.flatnonzero((joined < 0) | (joined >= vocab_size))[0])
+        document = ids[int(np.searchsorted(np.cumsum(lengths), at, "right"))]
+        raise DataError(
+            f"document {document!r:.120} has token {int(joined[at])}, outside the vocabulary of {vocab_size}.",
+            where=where,
+            fix="Name the tokenizer that made these tokens.",
+        )
+
+
 class Framing:
     """Puts the separators of a tokenizer around documents."""
 
@@ -295,11 +314,11 @@ class Framing:
         """Tokens of a text as those of a document."""
         return np.concatenate([self._head, tokens, self._tail])
 
-    def reframe(self, tokens: np.ndarray) -> np.ndarray:
-        """The same of tokens that may have a begin and an end token, which are replaced."""
+    def bare(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens that may have a begin and an end token, without them."""
         first = len(tokens) > 0 and int(tokens[0]) == self._tokenizer.bos_id
         last = len(tokens) > first and int(tokens[-1]) == self._tokenizer.eos_id
-        return self.frame(tokens[int(first) : len(tokens) - int(last)])
+        return tokens[int(first) : len(tokens) - int(last)]
 
     def writer(self, path: Path) -> StoreWriter:
         """A writer of a store of this tokenizer's tokens."""
@@ -318,16 +337,31 @@ class Framing:
         return num_bytes
 
 
-def write_stores(
-    documents: Documents, tokenizer: Tokenizer, cache: Path, say: Callable[[str], None], verify: bool = True
-) -> dict[str, dict[str, TokenStore]]:
-    """Tokenise a corpus, or find it done: source -> split -> store, under `cache/tokens-<key>/<source>/<split>`.
+class Brings(Protocol):
+    """A source whose documents are tokens already (`tilth.data.tokens.elsewhere`)."""
 
-    The key covers the documents, the tokenizer and this code. Text streams through in pieces of bounded size. With
-    `verify`, what is found is compared with its checksums.
+    def fingerprint(self) -> str: ...
+
+    def bring(self, source: str, documents: Documents, tokenizer: Tokenizer, path: Path) -> str: ...
+
+
+def write_stores(
+    documents: Documents,
+    tokenizer: Tokenizer,
+    cache: Path,
+    say: Callable[[str], None],
+    verify: bool = True,
+    brought: Mapping[str, Brings] | None = None,
+) -> dict[str, dict[str, TokenStore]]:
+    """Tokenise a corpus, or find it done: source -> split -> store, under `cache/tokens-<key>/<source>/<split>`. Of
+    the sources in `brought`, the tokens that they hold are taken.
+
+    The key covers the documents, the tokenizer, the brought tokens and this code. Text streams through in pieces of
+    bounded size. With `verify`, what is found is compared with its checksums.
     Raises DataError, with nothing left behind, if a document cannot be tokenised or the disk is full.
     """
-    root = Path(cache) / f"tokens-{_key(documents, tokenizer)}"
+    brought = brought or {}
+    root = Path(cache) / f"tokens-{_key(documents, tokenizer, brought)}"
     if root.is_dir():
         try:
             return _told(_open_all(root, documents.sources, tokenizer, verify), tokenizer, say)
@@ -338,7 +372,11 @@ def write_stores(
         with whole_dir(root) as aside:
             for source in documents.sources:
                 for split in ("train", "held_out"):
-                    _tokenise(documents, source, split, tokenizer, inside(aside, source) / split, say)
+                    to = inside(aside, source) / split
+                    if split == "train" and source in brought:
+                        say(f"{source}/{split}: {brought[source].bring(source, documents, tokenizer, to)}")
+                    else:
+                        _tokenise(documents, source, split, tokenizer, to, say)
     except OSError as err:
         what = f"the tokens cannot be written: {err.strerror or err}."
         raise DataError(what, where=str(root), fix=remedy(err)) from None
@@ -405,9 +443,10 @@ def _pieces(texts: pa.Array) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _key(documents: Documents, tokenizer: Tokenizer) -> str:
+def _key(documents: Documents, tokenizer: Tokenizer, brought: Mapping[str, Brings]) -> str:
     code = source_hash(sys.modules[__name__], tokenizer_module, tokenizer_files, words_module, bpe_module)
-    return content_hash([documents.key, tokenizer.fingerprint, code])
+    made = [[name, source.fingerprint()] for name, source in brought.items()]
+    return content_hash([documents.key, tokenizer.fingerprint, code, *([made] if made else [])])
 
 
 def _open_all(root: Path, sources: list[str], tokenizer: Tokenizer, verify: bool) -> dict[str, dict[str, TokenStore]]:

@@ -166,6 +166,11 @@ class Tokenizer:
         with _backend_faults(self._where, "this tokenizer failed to decode tokens"):
             return self._backend.decode([int(i) for i in ids], skip_special_tokens=not special)
 
+    def decode_batch(self, ids: Sequence[np.ndarray]) -> list[str]:
+        """The same of many, without special tokens, on all cores."""
+        with _backend_faults(self._where, "this tokenizer failed to decode tokens"):
+            return self._backend.decode_batch([i.tolist() for i in ids], skip_special_tokens=True)
+
     def stream_decoder(self, context: Sequence[int] = ()) -> StreamDecoder:
         """A decoder for one stream of tokens that follow those of `context`."""
         return StreamDecoder(self, context)
