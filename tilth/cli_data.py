@@ -10,6 +10,7 @@ import typer
 
 from tilth import command
 from tilth.command import Json, Overrides, RecipePath, Root, console_for
+from tilth.core.text import visible
 
 app = typer.Typer(
     help="From a crawl to clean, deduplicated, traceable tokens. Start with: tilth data run recipes/data/first.yaml",
@@ -142,6 +143,53 @@ def trace(
     if not json_output:
         print("\n".join(tracing.tell(result)))
     return result
+
+
+@verb("import")
+def import_tokens(
+    path: Annotated[
+        Path,
+        typer.Argument(help="Megatron prefix, folder of MDS shards, or token store.", show_default=False),
+    ],
+    target: Annotated[Path, typer.Argument(help="New directory for the store and its tokenizer.", show_default=False)],
+    tokenizer: Annotated[
+        Path, typer.Option(help="What made the tokens: tokenizer.json, or a directory with one.", show_default=False)
+    ],
+    format: Annotated[str | None, typer.Option(help="megatron, mds or store (default: what is there).")] = None,
+    column: Annotated[str, typer.Option(help="MDS: the column of token ids.")] = "tokens",
+    dtype: Annotated[str, typer.Option(help="MDS: integers of a column of bare bytes.")] = "int64",
+    json_output: Json = False,
+) -> Any:
+    """Bring in tokens made elsewhere: Megatron's .bin and .idx, MDS shards, or a token store."""
+    from tilth.data.tokens import exchange
+
+    wanted = None if format is None else exchange.known_format(format)
+    found = exchange.bring_in(path, target, tokenizer, wanted, column, dtype)
+    if not json_output:
+        print(f"{target}: {found['tokens']:,} tokens of {found['documents']:,} documents ({found['format']})")
+        print(f"the first begins: {visible(found['begins'])[:100]}")
+        print(f"a recipe trains on it: corpus.sources: {{web: {{use: store, path: {target}}}}}, tokenizer: ", end="")
+        print(f"{{use: pretrained, path: {target / 'tokenizer'}}}")
+    return found
+
+
+@verb("export")
+def export_tokens(
+    path: Annotated[Path, typer.Argument(help="Data run or token store.", show_default=False)],
+    target: Annotated[Path, typer.Argument(help="Prefix (megatron) or new folder.", show_default=False)],
+    format: Annotated[str, typer.Option(help="megatron, mds or store.")] = "megatron",
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Megatron: begin another pair of files rather than hold more in one.", min=1)
+    ] = None,
+    json_output: Json = False,
+) -> Any:
+    """Take tokens out for other trainers: Megatron's .bin and .idx, MDS shards, or a copy of the store."""
+    from tilth.data.tokens import exchange
+
+    made = exchange.take_out(path, target, exchange.known_format(format), max_tokens)
+    if not json_output:
+        print(f"{made['tokens']:,} tokens of {made['documents']:,} documents: {', '.join(made['files'])}")
+    return made
 
 
 @verb("report")

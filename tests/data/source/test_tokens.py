@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from tilth import job, tracing
+from tilth.cli_data import app
 from tilth.core import recipe as recipes
 from tilth.core.errors import DataError, RecipeError, TilthError
 from tilth.core.technique import resolve
 from tilth.data.engine.recipe import load as load_data_recipe
 from tilth.data.engine.run import run as data_run
-from tilth.data.tokens import packing
+from tilth.data.tokens import exchange, packing
 from tilth.data.tokens.megatron import export_megatron
 from tilth.data.tokens.store import Framing, Packed, TokenStore
 from tilth.data.tokens.tokenizer import Tokenizer
@@ -177,9 +179,9 @@ def damaged(made: Made, to: Path, use: str, how: str) -> dict[str, Any]:
     if how in ("cut bin", "missing bin"):
         file = to / "web.bin"
         file.write_bytes(file.read_bytes()[:-2]) if how == "cut bin" else file.unlink()
-    elif how in ("magic", "dtype", "wider", "documents"):
+    elif how in ("magic", "dtype", "wider", "narrower", "documents"):
         raw = bytearray(idx.read_bytes())
-        raw[{"magic": 0, "dtype": 17, "wider": 17, "documents": 26}[how]] = {"dtype": 6, "wider": 4}.get(how, 99)
+        raw[{"magic": 0, "documents": 26}.get(how, 17)] = {"dtype": 6, "wider": 4, "narrower": 1}.get(how, 99)
         idx.write_bytes(raw)
     elif how in ("cut shard", "missing shard"):
         shards.write_bytes(shards.read_bytes()[:-1]) if how == "cut shard" else shards.unlink()
@@ -204,6 +206,7 @@ def damaged(made: Made, to: Path, use: str, how: str) -> dict[str, Any]:
         ("megatron", "magic", r"web\.idx: this is no Megatron index"),
         ("megatron", "dtype", r"web\.idx: this Megatron index has dtype code 6, which holds no tokens"),
         ("megatron", "wider", r"points beyond|overlap"),
+        ("megatron", "narrower", r"web\.bin: the index accounts for .* \(uint8\): its counts or its dtype"),
         ("megatron", "documents", r"web\.idx: this index has .* bytes where its header asks for"),
         ("mds", "cut shard", r"shard\.00001\.mds: this shard cannot be read: .*bytes where the index states"),
         ("mds", "missing shard", r"shard\.00001\.mds: this shard cannot be read: .*No such file"),
@@ -267,3 +270,36 @@ def other(made: Made, tmp_path: Path) -> Callable[[int], Path]:
         return resolve("tokenizer", {"use": "bpe", "vocab_size": size}).prepare(Texts(), tmp_path, lambda _: None)
 
     return make
+
+
+@pytest.mark.parametrize("format", ["megatron", "mds", "store"])
+def test_there_and_back_by_verb(made: Made, format: str, tmp_path: Path) -> None:
+    def tilth(*words: Any) -> dict[str, Any]:
+        return json.loads(CliRunner().invoke(app, [*map(str, words), "--json"]).stdout)
+
+    out = tilth("export", made.folder / "stream", tmp_path / "out" / "web", "--format", format)
+    back = tilth("import", tmp_path / "out" / "web", tmp_path / "in", "--tokenizer", made.folder / "tokenizer")
+    assert (out["tokens"], back["documents"], back["format"]) == (made.store.num_tokens, len(TEXTS), format)
+    assert back["begins"].startswith("Document 0 tells")
+    store = TokenStore.open(tmp_path / "in" / "store", verify=True)
+    assert store.read(0, store.num_tokens).tolist() == made.store.read(0, store.num_tokens).tolist()
+    trained = made.recipe({"web": {"use": "store", "path": str(tmp_path / "in")}}, tmp_path / "r.yaml")
+    assert job.make_plan(trained, root=tmp_path, out=QUIET)[2].stores["web"]["train"].num_documents < len(TEXTS)
+
+
+def test_verbs_refuse_what_they_cannot_do(made: Made, tmp_path: Path, other: Callable[[int], Path]) -> None:
+    tokenizer = made.folder / "tokenizer"
+    for do, says in (
+        (lambda: exchange.bring_in(made.folder / "mds", made.folder, tokenizer), "something here already"),
+        (lambda: exchange.bring_in(made.folder / "text", tmp_path / "x", tokenizer), "no tokens here.*Megatron prefix"),
+        (lambda: exchange.bring_in(made.folder / "mds", tmp_path / "x", other(257)), "outside the vocabulary of 257"),
+        (lambda: exchange.bring_in(made.folder / "stream", tmp_path / "x", other(290)), "another tokenizer"),
+        (lambda: exchange.take_out(made.folder / "stream", made.folder / "megatron" / "web"), "something here already"),
+        (lambda: exchange.take_out(made.folder / "packed", tmp_path / "x"), "packed"),
+        (lambda: exchange.take_out(made.folder / "packed", tmp_path / "x", "mds"), "packed"),
+        (lambda: exchange.take_out(made.folder / "stream", tmp_path / "x", "mds", 5), "only Megatron's files are cut"),
+        (lambda: exchange.known_format("megatrn"), "no format 'megatrn'.*megatron"),
+    ):
+        with pytest.raises(TilthError, match=says):
+            do()
+    assert not [p for p in tmp_path.iterdir() if p.name == "x" or "partial" in p.name]

@@ -16,7 +16,8 @@ from tilth.data.document import Ledger
 from tilth.data.read.reading import Unreadable
 from tilth.data.source.mds import Config
 from tilth.data.tokens import mds
-from tilth.data.tokens.mds import Sample, import_mds, shards
+from tilth.data.tokens.mds import Sample, shards
+from tilth.data.tokens.mds_tokens import import_mds
 
 from .test_store import words
 

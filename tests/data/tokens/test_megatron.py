@@ -127,6 +127,8 @@ def change(at: int, form: str, value: int) -> bytes:
         (BIN, change(62, "<q", -4), r"m\.bin: the index points beyond"),
         (BIN, change(54, "<q", 2), r"m\.idx: its sequences 0 and 1 overlap in the \.bin"),
         (BIN, change(62, "<q", 0), r"m\.idx: its sequences 0 and 2 overlap in the \.bin"),
+        (BIN, change(17, "<B", 1), r"m\.bin: the index accounts for 8 of this file's 16 bytes \(uint8\)"),
+        (BIN + b"\0\0", IDX, r"m\.bin: the index accounts for 16 of this file's 18 bytes \(uint16\)"),
         (b"\xff\xff" + BIN[2:], IDX, r"document 'm:0' has token 65535, outside the vocabulary of 300"),
     ],
 )

@@ -21,7 +21,7 @@ from tilth.core.located import Located
 from tilth.data.document import Document, SourceLedger, batches, document_id
 from tilth.data.read import fields
 from tilth.data.read.reading import Unreadable
-from tilth.data.tokens import mds
+from tilth.data.tokens import mds, mds_tokens
 from tilth.data.tokens.elsewhere import Piece, TokenSource
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Config(TokenSource):
         """Samples of tokens in the order of the index."""
         folder, found = self._find()
         wanted = [s for name, s in found.items() if shard in (None, name)]
-        return mds.pieces(folder, wanted, str(self.tokens_field), self.tokens_dtype, f"{source}:")
+        return mds_tokens.pieces(folder, wanted, str(self.tokens_field), self.tokens_dtype, f"{source}:")
 
     def read(self, ledger: SourceLedger, shard: str | None = None) -> Iterator[pa.RecordBatch]:
         """Documents in the order of the index."""

@@ -1,4 +1,4 @@
-"""MDS shards (Mosaic streaming): samples of named columns, read here without that library, and token imports from them.
+"""MDS shards (Mosaic streaming): samples of named columns, read here without that library.
 
 A folder holds `index.json` and shards. A shard, little-endian: uint32 number of samples n, uint32 offsets [n + 1] of
 the samples from the beginning of the file, the configuration as JSON, the samples. A sample is the uint32 sizes of the
@@ -20,14 +20,9 @@ import numpy as np
 import zstandard
 
 from tilth.core.errors import DataError
-from tilth.core.rundir import inside, read_json, whole_dir
+from tilth.core.rundir import inside, read_json
 from tilth.data.read.fields import Unusable
 from tilth.data.read.reading import Unreadable
-
-from . import elsewhere
-from .elsewhere import Piece
-from .store import Framing, TokenStore
-from .tokenizer import Tokenizer
 
 INDEX = "index.json"
 SHARD_BYTES = 1 << 30
@@ -106,54 +101,6 @@ def samples(shard: Shard, wanted: Sequence[str]) -> Iterator[Sample | tuple[int,
             yield Sample(start, stop, _sample(memoryview(data[start:stop]), shard.columns, wanted))  # type: ignore[arg-type]
         except Unreadable as fault:
             yield number, fault
-
-
-def import_mds(
-    folder: str | Path, target: str | Path, tokenizer: Tokenizer, column: str = "tokens", dtype: str = "int64"
-) -> TokenStore:
-    """Read a folder of MDS shards with a column of token ids into a new token store at `target`; a sample becomes a
-    document with the id `<shard>:<its number>`.
-
-    dtype  of a column of bare bytes (LLM Foundry's older data: int64); arrays say theirs themselves
-    Begin and end tokens a sample already has are replaced by the ones a store has. Raises DataError naming the file
-    that is missing, damaged or holds other tokens than `tokenizer`'s.
-    """
-    folder, target = Path(folder), Path(target)
-    if target.exists():
-        raise DataError("there is something here already.", where=str(target), fix="Name a new directory.")
-    framing = Framing(tokenizer)
-    with whole_dir(target) as aside:
-        elsewhere.write(pieces(folder, shards(folder), column, dtype), framing, framing.writer(aside))
-    return TokenStore.open(target, tokenizer=tokenizer)
-
-
-def pieces(folder: Path, found: Sequence[Shard], column: str, dtype: str, begin: str = "") -> Iterator[Piece]:
-    """The documents of shards of `folder`; ids are `begin`, the shard's name and a sample's number in it. Raises
-    DataError naming the shard and sample that cannot be read."""
-    for shard in found:
-        name = shard.path.relative_to(folder).as_posix()
-        try:
-            for number, sample in enumerate(samples(shard, [column])):
-                if not isinstance(sample, Sample):
-                    raise Unreadable(sample[1].reason, f"sample {sample[0]}")
-                tokens = _tokens(sample.columns[column], column, dtype)
-                yield Piece(f"{begin}{name}:{number}", tokens, name, sample.start, sample.stop, {"sample": number})
-        except Unreadable as fault:
-            where = f"{shard.path}, {fault.place}" if fault.place else str(shard.path)
-            raise DataError(f"this shard cannot be read: {fault.reason}.", where=where) from None
-
-
-def _tokens(value: Any, column: str, dtype: str) -> np.ndarray:
-    if isinstance(value, bytes):
-        if len(value) % np.dtype(dtype).itemsize:
-            raise Unreadable(f"{len(value)} bytes, which are no {dtype}")
-        value = np.frombuffer(value, np.dtype(dtype).newbyteorder("<"))
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
-        raise Unreadable(f"the column '{column}' holds no integers")
-    tokens = value.ravel().astype(np.int64)
-    if tokens.size and value.dtype.itemsize == 8 and value.dtype.kind == "u" and int(value.max()) >> 63:
-        raise Unreadable("a token beyond 2^63")
-    return tokens
 
 
 def _shard(folder: Path, row: dict[str, Any]) -> Shard:

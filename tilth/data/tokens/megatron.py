@@ -160,6 +160,14 @@ class Indexed(NamedTuple):
                 what = f"the index points beyond this file's {size} bytes; it is cut short or belongs to another index."
                 raise DataError(what, where=str(bin_file))
         _refuse_overlap(idx_file, lengths, pointers, dtype.itemsize)
+        covered = int(lengths.sum(dtype=np.int64)) * dtype.itemsize
+        if covered != size:
+            raise DataError(
+                f"the index accounts for {covered:,} of this file's {size:,} bytes ({dtype.name}): its counts or its "
+                "dtype are not those of the file.",
+                where=str(bin_file),
+                fix="Copy both files again from where they were made, or make them anew.",
+            )
         raw = np.memmap(bin_file, np.uint8, "r") if size else np.empty(0, np.uint8)
         return cls(prefix.name, raw, dtype, lengths, pointers, bounds)
 

@@ -1,0 +1,126 @@
+"""Tokens brought in from other formats and taken out to them: `tilth data import` and `tilth data export`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tilth.core.errors import DataError, RecipeError, nearest
+from tilth.core.kinds import kind_of
+from tilth.core.manifest import seal
+from tilth.core.rundir import whole_dir
+from tilth.core.technique import resolve
+
+from . import megatron, ready
+from .mds import INDEX
+from .mds_tokens import export_mds, import_mds
+from .store import TokenStore
+from .tokenizer import Tokenizer
+from .writing import STORE, TOKENIZER
+
+Format = Literal["megatron", "mds", "store"]
+
+
+def known_format(name: str) -> Format:
+    """The format of that name. Raises RecipeError with the nearest."""
+    if name not in get_args(Format):
+        raise RecipeError(f"there is no format '{name}'.", where="--format", fix=nearest(name, get_args(Format)))
+    return name  # type: ignore[return-value]
+
+
+def format_of(path: Path) -> Format:
+    """The format of the tokens at a path: a folder with index.json, a store, or a prefix of `.bin` and `.idx`. Raises
+    DataError if there are none."""
+    if (path / "store.json").is_file() or (path / STORE / "store.json").is_file():
+        return "store"
+    if (path / INDEX).is_file():
+        return "mds"
+    if path.with_name(f"{path.name}.idx").is_file() or any(path.glob("*.idx")):
+        return "megatron"
+    raise DataError(
+        "there are no tokens here.",
+        where=str(path),
+        fix="Name a Megatron prefix (without .bin), a folder of MDS shards with index.json, or a token store.",
+    )
+
+
+def bring_in(
+    path: str | Path,
+    target: str | Path,
+    tokenizer: str | Path,
+    format: Format | None = None,
+    column: str = "tokens",
+    dtype: str = "int64",
+) -> dict[str, Any]:
+    """Copy tokens into a new directory of `store/` and `tokenizer/`, which the source `store` reads.
+
+    tokenizer  what made the tokens: a tokenizer.json or a directory that holds one
+    column, dtype  of MDS shards, see `import_mds`
+    Returns what there is, with the beginning of the first document as the tokenizer reads it. Raises DataError, with
+    nothing left behind, if the tokens are damaged or the tokenizer lacks one of them.
+    """
+    path, target = Path(path).expanduser(), Path(target)
+    if target.exists():
+        raise DataError("there is something here already.", where=str(target), fix="Name a new directory.")
+    format = format or format_of(path)
+    loaded: Tokenizer = resolve("tokenizer", {"use": "pretrained", "path": str(tokenizer)}).load()  # type: ignore[attr-defined]
+    with whole_dir(target) as aside:
+        if format == "megatron":
+            megatron.import_megatron(path, aside / STORE, loaded)
+        elif format == "mds":
+            import_mds(path, aside / STORE, loaded, column, dtype)
+        else:
+            _copy(store_at(path), loaded, aside / STORE)
+        loaded.save(aside / TOKENIZER)
+        seal(aside)
+    store = TokenStore.open(target / STORE)
+    begins = loaded.decode(store.document(0)[:64].tolist()) if store.num_documents else ""
+    return {"dir": str(target), "format": format, **_facts(store), "begins": begins}
+
+
+def take_out(
+    path: str | Path, target: str | Path, format: Format = "megatron", max_tokens: int | None = None
+) -> dict[str, Any]:
+    """Write the tokens of a data run or store for other trainers: Megatron's files under the prefix `target`, or a new
+    folder of MDS shards, or a store.
+
+    max_tokens  of a pair of Megatron's files, see `export_megatron`
+    Raises DataError if there is something at `target`, or for a packed store, whose documents are in pieces.
+    """
+    store, target = store_at(Path(path).expanduser()), Path(target)
+    if max_tokens is not None and format != "megatron":
+        raise RecipeError("only Megatron's files are cut by tokens.", where="--max-tokens", fix="Leave it out.")
+    taken = [target] if format != "megatron" else sorted(target.parent.glob(f"{target.name}*.idx"))
+    if there := [p for p in taken if p.exists()]:
+        raise DataError("there is something here already.", where=str(there[0]), fix="Name another place.")
+    if format == "megatron":
+        files = [str(p) for p in megatron.export_megatron(store, target, max_tokens)]
+    elif format == "mds":
+        files = [str(export_mds(store, target))]
+    else:
+        shutil.copytree(store.path, target)
+        files = [str(target)]
+    return {"format": format, "files": files, **_facts(store)}
+
+
+def store_at(path: Path) -> TokenStore:
+    """The store of a data run, of a directory with `store/`, or at the path itself; compared with its checksums."""
+    if kind_of(path) == "data run":
+        path = ready.tokens(path)
+    return TokenStore.open(path / STORE if (path / STORE).is_dir() else path, verify=True)
+
+
+def _copy(store: TokenStore, tokenizer: Tokenizer, target: Path) -> None:
+    TokenStore.open(store.path, tokenizer=tokenizer)
+    shutil.copytree(store.path, target)
+
+
+def _facts(store: TokenStore) -> dict[str, Any]:
+    packed = None if store.packed is None else store.packed.sequence
+    return {
+        "documents": store.num_documents,
+        "tokens": store.num_tokens,
+        "vocab_size": store.vocab_size,
+        "packed": packed,
+    }
