@@ -114,11 +114,6 @@ def test_there_are_schedules() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_card_is_complete(name: str) -> None:
-    assert {"title", "paper", "claim", "baseline", "check", "needs", "excludes"} <= set(card("schedule", name))
-
-
-@pytest.mark.parametrize("name", ALL)
 @settings(max_examples=25, deadline=None)
 @given(steps=st.integers(1, 600), warmup=st.one_of(st.integers(0, 50), st.floats(0, 0.5)))
 def test_multipliers_are_sound(name: str, steps: int, warmup: float) -> None:

@@ -17,7 +17,7 @@ from tilth.lab import catalog
 
 GOOD = '''"""A constant."""
 from tilth.core.step import ScheduleConfig as Base
-CARD = {"title": "Flat", "claim": "none", "paper": "", "baseline": "", "check": "", "needs": [], "excludes": []}
+CARD = {"title": "Flat", "claim": "none", "check": "none"}
 class Config(Base):
     height: float = 1.0
     """How high."""

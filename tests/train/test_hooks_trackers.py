@@ -69,7 +69,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., types.ModuleType]:
 def test_the_four_are_techniques_with_cards_and_the_shared_module_is_none() -> None:
     assert set(TRACKERS) <= set(names("hook")) and "tracking" not in names("hook")
     for name in TRACKERS:
-        assert set(card("hook", name)) == {"title", "paper", "claim", "baseline", "check", "needs", "excludes"}
+        assert card("hook", name)["claim"]
         assert resolve("hook", {"use": name}).every == 10
 
 

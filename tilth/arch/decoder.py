@@ -32,8 +32,6 @@ CARD = {
     "claim": "logits equal the transformers implementation of each of the seven architectures to 1e-4 in float32",
     "baseline": "transformers' LlamaForCausalLM with the same shapes",
     "check": "tests/arch/test_hf.py: import, logits, export, logits again, for seven architectures",
-    "needs": [],
-    "excludes": [],
 }
 
 

@@ -80,13 +80,26 @@ def names(area: str) -> list[str]:
     return sorted({*own, *plugins.names(area)})
 
 
+UNSAID: dict[str, Any] = {
+    "paper": "",
+    "baseline": None,
+    "needs": [],
+    "excludes": [],
+    "exempt": {},
+    "paper_number": "",
+    "trial": None,
+}
+"""What a card means by what it does not say."""
+
+
 def card(area: str, name: str) -> dict[str, Any]:
-    """The card of one of tilth's own techniques (entry-point techniques are imported for theirs)."""
+    """The card of a technique, whole: what it does not say is there as `UNSAID` (entry-point techniques are imported for
+    theirs)."""
     path = folder_of(area) / f"{name}.py"
     found = read_card(path) if path.is_file() else getattr(_module(area, name), "CARD", None)
     if found is None:
         raise RecipeError(f"{area}.{name} has no card.", where=str(path))
-    return found
+    return {**UNSAID, **found}
 
 
 def file_of(area: str, name: str) -> Path:

@@ -27,8 +27,6 @@ CARD = {
     "claim": "One number per domain that no choice of tokenizer flatters.",
     "baseline": "uniform bytes, byte frequencies, a Kneser-Ney byte n-gram, zstd behind the training text",
     "check": "Equals the sum of log-probabilities of one plain forward pass per prefix.",
-    "needs": [],
-    "excludes": [],
 }
 
 

@@ -28,7 +28,6 @@ CARD = {
     "baseline": "lm-eval's `hf` model over an export",
     "check": "Scores of pairs and of long texts equal those of lm-eval's `hf` model.",
     "needs": ["lm-eval"],
-    "excludes": [],
 }
 
 

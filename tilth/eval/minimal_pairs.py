@@ -30,8 +30,6 @@ CARD = {
     "claim": "Grammar from probabilities alone, with no prompt and no generation.",
     "baseline": "chance, 50 %",
     "check": "Accuracy equals comparing the sums of log-probabilities pair by pair.",
-    "needs": [],
-    "excludes": [],
 }
 NAMES = {"good": "sentence_good", "bad": "sentence_bad", "paradigm": "UID", "term": "linguistics_term"}
 """Our field -> BLiMP's own."""

@@ -30,8 +30,6 @@ CARD = {
     "claim": "Your own questions, with the numbers lm-eval would give.",
     "baseline": "chance, the mean of one over the number of choices",
     "check": "acc, acc_norm and their errors equal lm-eval's on the same file through a task of its own.",
-    "needs": [],
-    "excludes": [],
 }
 
 

@@ -32,11 +32,7 @@ CARD = {
     "claim": "Half of AdamW's optimizer state; a higher loss is expected of it on language models.",
     "baseline": "adamw",
     "check": "Equals two steps computed by hand (tests/optim/test_NAME.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "sharded": "elementwise: yes",
-    "paper_number": "",
     "trial": {
         "technique": ["optim={use: NAME}"],
         "baseline": [],
@@ -131,14 +127,9 @@ from .phases import Length, progress, ramp, warmup_steps
 
 CARD = {
     "title": "NAME",
-    "paper": "",
     "claim": "None of its own: a linear fall bent by one knob; it should do no worse than cosine.",
     "baseline": "cosine",
     "check": "Values computed by hand (tests/schedule/test_NAME.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
-    "paper_number": "",
     "trial": {"technique": ["schedule={use: NAME}"], "baseline": [], "expect": "no_worse", "margin": "1%"},
 }
 
@@ -199,10 +190,6 @@ CARD = {
     "claim": "Regularises classifiers (0.2 % top-1 error on ImageNet); for language models none is claimed here.",
     "baseline": "next_token",
     "check": "Equals torch.nn.functional.cross_entropy with label_smoothing (tests/objective/test_NAME.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
-    "paper_number": "",
     "trial": {"technique": ["objective={use: NAME}"], "baseline": [], "expect": "no_worse", "margin": "1%"},
 }
 
@@ -277,10 +264,6 @@ CARD = {
     "claim": "Fewer weights and products; the loss is expected to be somewhat higher.",
     "baseline": "dense",
     "check": "The product of the factors is the dense layer (tests/arch/weights/test_NAME.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
-    "paper_number": "",
     "trial": {"technique": ["model.weights={use: NAME}"], "baseline": [], "expect": "no_worse", "margin": "5%"},
 }
 SMALL = {"rank": 4}
@@ -395,9 +378,6 @@ CARD = {
     "claim": "ReGLU's log-perplexity 1.953 on C4 beside SwiGLU's 1.944 (table 1): no worse within 1 %.",
     "baseline": "swiglu",
     "check": "Equals the formula on plain matrices (tests/arch/feedforward/test_NAME.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "1.953 against 1.944",
     "trial": {"technique": ["model.feedforward={use: NAME}"], "baseline": [], "expect": "no_worse", "margin": "1%"},
 }
@@ -466,14 +446,9 @@ from ..parts import Attention
 
 CARD = {
     "title": "NAME",
-    "paper": "",
     "claim": "None of its own: the scale of the scores can be learned by q and k, so it should do no worse.",
     "baseline": "the decoder's own attention",
     "check": "Equals the decoder with the same attention_scale (tests/arch/attention/test_NAME.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
-    "paper_number": "",
     "trial": {"technique": ["model.attention={use: NAME}"], "baseline": [], "expect": "no_worse", "margin": "1%"},
 }
 
@@ -536,14 +511,9 @@ from .arithmetic import Plain
 
 CARD = {
     "title": "NAME",
-    "paper": "",
     "claim": "A few bits of significand in the factors of products are enough: no worse than float32 within 1 %.",
     "baseline": "fp32",
     "check": "With 8 bits equal to a cast to bfloat16 (tests/precision/test_NAME.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
-    "paper_number": "",
     "trial": {
         "technique": ["precision={use: NAME}"],
         "baseline": ["precision={use: fp32}"],

@@ -28,9 +28,6 @@ CARD = {
     "baseline": "mlm",
     "check": "switch 1 equals next_token and switch 0 masked language modelling bit for bit; a later token changes "
     "earlier states only after the switch (tests/objective/test_biphasic.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "none in the abstract",
     "trial": {
         "measure": "nats per hidden token of held-out synthetic text, against masked language modelling of equal steps",

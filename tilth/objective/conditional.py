@@ -36,8 +36,6 @@ CARD = {
     "check": "Labels and targets equal a document-by-document construction; drop 1 equals next_token bit for "
     "bit; unknown sources are refused (tests/objective/test_conditional.py).",
     "needs": ["labels"],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "up to 10x less undesirable text",
     "trial": {
         "measure": "probability of a bad token in clean held-out text: after the good label, against next-token "

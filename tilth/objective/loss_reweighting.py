@@ -35,9 +35,6 @@ CARD = {
     "baseline": "next_token",
     "check": "Loss and gradient equal the rule applied sample by sample to full logits; micro-batches equal one "
     "batch; before the start equals next_token bit for bit (tests/objective/test_loss_reweighting.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "none in the abstract",
     "trial": {
         "measure": "nats per token of held-out informative text, trained on a mix where half of the documents are "

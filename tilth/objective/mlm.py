@@ -27,9 +27,6 @@ CARD = {
     "baseline": "next_token",
     "check": "Equals cross-entropy on the full logits of a brute-force bidirectional forward pass, and the shares of "
     "mask, random and kept tokens (tests/objective/test_mlm.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "GLUE +7.7 points",
     "trial": {
         "measure": "nats per hidden token of held-out synthetic text: both sides seen (mlm), the left one (next_token)",

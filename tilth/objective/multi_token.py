@@ -33,9 +33,6 @@ CARD = {
     "baseline": "next_token",
     "check": "Depth by depth equal to a loop over positions; label of (k, i) is token i+k+1; weight 0 is next_token "
     "bit for bit (tests/objective/test_multi_token.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "about 90 % of second tokens accepted (MiMo)",
     "trial": {
         "measure": "nats per next token of repeated random motifs (copying) after equal tokens",

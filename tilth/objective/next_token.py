@@ -17,12 +17,8 @@ CARD = {
     "title": "Next-token prediction",
     "paper": "A Neural Probabilistic Language Model (JMLR 3, 2003)",
     "claim": "The standard objective of decoder language models.",
-    "baseline": None,
     "check": "Equals torch.nn.functional.cross_entropy on the full logits.",
-    "needs": [],
-    "excludes": [],
     "exempt": {"evidence": "the objective all others are compared with"},
-    "paper_number": None,
 }
 
 

@@ -32,9 +32,6 @@ CARD = {
     "baseline": "next_token",
     "check": "Equals cross-entropy on full logits of a brute-force mask; with a prefix of at most one token equals "
     "next_token bit for bit (tests/objective/test_prefix_lm.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "GLUE 81.82 against 74.70 (Raffel et al., table 2)",
     "trial": {
         "measure": "nats per token of a synthetic answer (eight tokens sorted), question seen both ways or causally",

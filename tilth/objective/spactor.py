@@ -41,9 +41,6 @@ CARD = {
     "baseline": "span_corruption",
     "check": "Without masks, and after the switch, equals span corruption bit for bit; targets are untouched by "
     "replacement; detection equals a loop over tokens (tests/objective/test_spactor.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "50 % fewer steps at equal quality",
     "trial": {
         "measure": "nats per token of held-out hidden spans after equal steps, against span corruption alone",

@@ -32,9 +32,6 @@ CARD = {
     "baseline": "next_token",
     "check": "Read and written parts rebuild the text; counts of hidden tokens and spans at L = 512; equals "
     "cross-entropy on full logits under a brute-force mask (tests/objective/test_span_corruption.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "GLUE 83.28 against 80.69 (table 4)",
     "trial": {
         "measure": "nats per token of held-out hidden spans: both sides seen (span_corruption), left side (next_token)",

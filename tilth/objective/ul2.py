@@ -33,9 +33,6 @@ CARD = {
     "baseline": "span_corruption",
     "check": "Counts of each denoiser at L = 512, text rebuilt from both parts, shares of the mixture; S without its "
     "mode equal to prefix language modelling (tests/objective/test_ul2.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "best on 50 tasks at 20B",
     "trial": {
         "measure": "nats per token, mean of held-out hidden spans and of held-out continuations, against its own R "

@@ -25,9 +25,6 @@ CARD = {
     "baseline": "next_token",
     "check": "Equals the closed form of value and gradient, (log V)^2 for logits of zero, and with weight 0 next_token "
     "bit for bit (tests/objective/test_z_loss.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "none given",
     "trial": {
         "measure": "mean (log Z)^2 of held-out synthetic text after training at three times the usual rate, in nats^2",

@@ -36,9 +36,6 @@ CARD = {
     "baseline": "adamw",
     "check": "Equals torch's AdamW where blocks are single weights, and a NumPy loop over blocks "
     "(tests/optim/test_adam_mini.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "sharded": "Row blocks: local to row shards; heads where shards end between heads; a gain needs a sum over ranks.",
     "paper_number": "on par with AdamW, 50% less state (39M-13B)",
     "trial": {

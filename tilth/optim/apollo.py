@@ -39,9 +39,6 @@ CARD = {
     "claim": "AdamW's loss or better with GaLore's memory, APOLLO-Mini with SGD's (table 2).",
     "baseline": "adamw",
     "check": "Equals the equations in NumPy float64, in both forms (tests/optim/test_apollo.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "sharded": "Row shards: P from its key on every rank, all else local but a sum per matrix (tensor scaling: three).",
     "paper_number": "ppl 31.55 (Mini 31.93) vs 34.06 of AdamW (C4, 60M)",
     "trial": {

@@ -38,9 +38,6 @@ CARD = {
     "baseline": "adamw",
     "check": "Shapes of drawn samples are found, the shrinkage is computed by hand, and code words are counted "
     "(tests/optim/test_back_slash.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "sharded": "Elementwise but for two sums over all weights, which shards would have to add up.",
     "paper_number": "60-90 % less storage at equal accuracy",
     "trial": {

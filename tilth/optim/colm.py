@@ -42,7 +42,6 @@ CARD = {
     "claim": "Half the memory of fine-tuning, and better than training on batches up to four times as large.",
     "baseline": "adamw",
     "check": "Facility location by hand and brute force; all of a batch chosen is the base (tests/optim/test_colm.py).",
-    "needs": [],
     "excludes": ["optim.nexus"],
     "exempt": {"contract:processes": "every rank chooses among its own sequences"},
     "sharded": "As the base; the one perturbed matrix must be whole.",

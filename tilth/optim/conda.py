@@ -44,9 +44,6 @@ CARD = {
     "claim": "2 to 2.5 times AdamW's speed of convergence on the LLaMA series, in steps and in time (abstract).",
     "baseline": "adamw",
     "check": "Equals the equations in NumPy float64 with its own SVD (tests/optim/test_conda.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "sharded": "Whole matrices for Q, once in T steps; with Q on every rank the projections are local to row shards.",
     "paper_number": "2-2.5x fewer steps than AdamW (LLaMA 60M-1B)",
     "trial": {

@@ -40,9 +40,6 @@ CARD = {
     "baseline": "adamw",
     "check": "Equals the equations in NumPy float64 with its own SVD; at full rank and α = 1 Adam in the basis "
     "(tests/optim/test_fira.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "sharded": "As GaLore; the norm of the residual needs one sum over ranks per matrix.",
     "paper_number": "ppl 31.06 vs 34.06 of AdamW (C4, 60M, as rerun by APOLLO)",
     "trial": {

@@ -49,9 +49,6 @@ CARD = {
     "claim": "Up to 65.5 % less optimizer memory (8-bit: 82.5 %) at the loss of full-rank training (abstract).",
     "baseline": "adamw",
     "check": "Equals the equations in NumPy with its own SVD, and Adam in the basis (tests/optim/test_galore.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "sharded": "Whole matrices for P, once in T steps; with P on every rank the moments are local to row shards.",
     "paper_number": "ppl 34.88 vs 34.06 of AdamW (C4, 60M)",
     "trial": {

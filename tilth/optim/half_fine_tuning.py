@@ -35,9 +35,6 @@ CARD = {
     "claim": "Less forgetting than full fine-tuning at equal or better downstream scores, in about 30 % less time.",
     "baseline": "adamw",
     "check": "Frozen matrices stay bitwise; half of each kind is frozen (tests/optim/test_half_fine_tuning.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "sharded": "As the base: whole matrices are frozen on all ranks alike.",
     "paper_number": "about 30 % less training time, less forgetting",
     "trial": {

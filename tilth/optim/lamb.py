@@ -32,9 +32,6 @@ CARD = {
     "claim": "Batches of 32 868 without loss of quality: BERT in 76 minutes instead of 3 days (abstract).",
     "baseline": "adamw",
     "check": "Equals the equations in NumPy float64 and a step by hand; ‖Δp‖ = lr·‖p‖ (tests/optim/test_lamb.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "sharded": "Two norms per tensor: one sum over ranks of all squared norms; else elementwise.",
     "paper_number": "BERT at batch 32k as good as at 512",
     "trial": {

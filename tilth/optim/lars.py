@@ -31,9 +31,6 @@ CARD = {
     "claim": "ResNet-50 at batch 32k and AlexNet at 8k without loss of accuracy (abstract).",
     "baseline": "adamw",
     "check": "Equals the equations in NumPy float64 and a step by hand (tests/optim/test_lars.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "sharded": "Two norms per tensor: one sum over ranks of all squared norms; else elementwise.",
     "paper_number": "none for language models",
     "trial": {

@@ -31,9 +31,6 @@ CARD = {
     "claim": "Similar to or better than Adam on autoregressive language models with half its state (abstract).",
     "baseline": "adamw",
     "check": "Equals two steps by hand and a loop in float64 over each weight (tests/optim/test_lion.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "sharded": "elementwise: yes",
     "paper_number": "similar or lower perplexity than AdamW (110M-7.5B)",
     "trial": {

@@ -37,9 +37,6 @@ CARD = {
     "claim": "Fine-tunes 7B in 24 GB; beats LoRA by over 10 % on MT-Bench, on par with full fine-tuning or better.",
     "baseline": "adamw",
     "check": "All blocks give the base bitwise; else exactly the drawn blocks move (tests/optim/test_lisa.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "sharded": "As the base: whole blocks are frozen on all ranks alike.",
     "paper_number": "7B in 24 GB; > 10 % over LoRA on MT-Bench",
     "trial": {

@@ -34,9 +34,7 @@ CARD = {
     "and Fira 15.10, with about 25 % less memory.",
     "baseline": "adamw",
     "check": "Equals a new optimizer of the base's kind started at each reset (tests/optim/test_momentum_reset.py).",
-    "needs": [],
     "excludes": ["optim.weight_average"],
-    "exempt": {},
     "sharded": "As the base; a reset is local.",
     "paper_number": "perplexity 15.01 (low rank, 1B) against 15.57 GaLore",
     "trial": {

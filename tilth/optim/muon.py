@@ -43,8 +43,6 @@ CARD = {
     "claim": "AdamW's loss at about 52 % of its training FLOPs (arXiv:2502.16982, abstract).",
     "baseline": "adamw",
     "check": "Equals torch.optim.Muon, and an SVD bounds the singular values (tests/optim/test_muon.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {"knob:ns_dtype": "auto is one of the other two, whichever the hardware has"},
     "sharded": "Whole matrices: their momenta are gathered, or each matrix belongs to one rank.",
     "paper_number": "AdamW's loss at 52 % of the FLOPs",

@@ -46,7 +46,6 @@ CARD = {
     "claim": "At 3B and equal pretraining loss: out-of-distribution loss lower by 0.012, up to +15 % on GSM8k.",
     "baseline": "adamw",
     "check": "Two quadratics by hand; one part is the base on the normalised gradient (tests/optim/test_nexus.py).",
-    "needs": [],
     "excludes": ["optim.colm"],
     "exempt": {"contract:processes": "every rank cuts its own sequences into parts"},
     "sharded": "Elementwise but for one global norm per part; otherwise as the base.",

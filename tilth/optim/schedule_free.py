@@ -37,9 +37,6 @@ CARD = {
     "claim": "Matches or beats cosine decay without knowing when training stops (won AlgoPerf's self-tuning track).",
     "baseline": "adamw",
     "check": "A hand computation, and x is the plain mean of z at a constant rate (tests/optim/test_schedule_free.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "sharded": "Elementwise: yes.",
     "paper_number": "at or below cosine's loss without a stopping time",
     "trial": {

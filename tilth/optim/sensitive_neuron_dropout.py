@@ -41,8 +41,6 @@ CARD = {
     "baseline": "adamw",
     "check": "Dropped indices are those of the largest variability computed apart "
     "(tests/optim/test_sensitive_neuron_dropout.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {"contract:state_bytes": "the tracked sequences, whose size is the batch's, are left out"},
     "sharded": "As the base; ranks record the first rank's sequences alike.",
     "paper_number": "up to 17 % better reliability (Pythia, Llama)",

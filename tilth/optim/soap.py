@@ -45,9 +45,6 @@ CARD = {
     "baseline": "adamw",
     "check": "Equals the equations in NumPy float64; with bases held at the identity it is Adam one step late "
     "(tests/optim/test_soap.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "sharded": "Whole matrices: R sums over row shards, L and both bases need the gathered rows.",
     "paper_number": "40% fewer iterations than AdamW (360M, 660M)",
     "trial": {

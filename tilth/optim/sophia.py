@@ -45,7 +45,6 @@ CARD = {
     "baseline": "adamw",
     "check": "A hand computation; the estimator equals the Gauss-Newton diagonal by enumerating labels "
     "(tests/optim/test_sophia.py).",
-    "needs": [],
     "excludes": [
         "objective.mlm",
         "objective.prefix_lm",
@@ -55,7 +54,6 @@ CARD = {
         "objective.biphasic",
         "weights.relora",
     ],
-    "exempt": {},
     "sharded": "Elementwise: yes; the gradient to drawn labels is reduced like any gradient.",
     "paper_number": "2x fewer steps than AdamW, 125M to 770M",
     "trial": {

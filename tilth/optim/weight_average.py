@@ -39,9 +39,7 @@ CARD = {
     "claim": "Better points along a run of constant rate at no cost of training; close to decay, not equal to it.",
     "baseline": "adamw",
     "check": "Means over the recorded path, the papers' weights, resumption (tests/optim/test_weight_average.py).",
-    "needs": [],
     "excludes": ["optim.momentum_reset"],
-    "exempt": {},
     "sharded": "elementwise: yes, where the base is",
     "paper_number": "core score 47.0 against 46.2 for WSD (1.5B, with a curriculum)",
     "trial": {

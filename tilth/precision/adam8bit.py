@@ -32,9 +32,6 @@ CARD = {
     "baseline": "bf16",
     "check": "Codes against the nearest of the 256 values by brute force; steps against decoding, AdamW and encoding "
     "by hand; bytes; resume (tests/precision/test_adam8bit.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "state 75 % smaller at equal performance",
     "trial": {"technique": ["precision.use=adam8bit"], "baseline": [], "expect": "no_worse", "margin": "1%"},
 }

@@ -19,8 +19,6 @@ CARD = {
     "claim": "trains to the same loss as float32 without loss scaling",
     "baseline": "fp32",
     "check": "tests/precision/test_plain.py: activations have this dtype, gradients and masters float32.",
-    "needs": [],
-    "excludes": [],
     "exempt": {"evidence": "needs bfloat16 units; bench/train_cpu.py measures the loss of bf16 − fp32 where they are"},
     "paper_number": "state-of-the-art results with unchanged hyperparameters",
 }

@@ -39,8 +39,6 @@ CARD = {
     "baseline": "bf16",
     "check": "Encoding against the formula in float64; without expansion torch's cast; errors of Adam's moments; kept "
     "inputs are eight-bit and give the gradients of the products (tests/precision/test_coat.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {
         "contract:halves": "activations have one scale per matrix, which is that of a micro-batch",
         "contract:processes": "activations have one scale per matrix, which is that of a rank's micro-batch",

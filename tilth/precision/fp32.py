@@ -14,10 +14,7 @@ CARD = {
     "title": "float32",
     "paper": "IEEE 754-2019, binary32",
     "claim": "The reference other arithmetics are measured against.",
-    "baseline": None,
     "check": "tests/precision/test_plain.py: activations and gradients have this dtype.",
-    "needs": [],
-    "excludes": [],
     "exempt": {"evidence": "the reference other arithmetics are measured against"},
     "paper_number": "none",
 }

@@ -31,9 +31,6 @@ CARD = {
     "baseline": "bf16",
     "check": "The policy by place, product and clock; all high is the plain model bit for bit, also after the switch; "
     "the cost by hand (tests/precision/test_fp4_mixed.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "comparable to bfloat16, theoretical cost 30 % lower",
     "trial": {"technique": ["precision.use=fp4_mixed"], "baseline": [], "expect": "no_worse", "margin": "2%"},
 }

@@ -33,9 +33,6 @@ CARD = {
     "baseline": "bf16",
     "check": "Products against torch's float8 casts and scales by hand; rows scaled by powers of two change nothing "
     "else; transposed weight blocks (tests/precision/test_fp8.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "loss within 0.25 % of bfloat16",
     "trial": {
         "technique": ["precision.use=fp8", "precision.scaling=rowwise"],

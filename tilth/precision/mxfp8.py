@@ -27,9 +27,6 @@ CARD = {
     "baseline": "bf16",
     "check": "Scales and codes against a search over powers of two and the grid; errors on Gaussian numbers; products "
     "by hand (tests/precision/test_mxfp8.py, test_formats.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "matches FP32 training",
     "trial": {"technique": ["precision.use=mxfp8"], "baseline": [], "expect": "no_worse", "margin": "1%"},
 }

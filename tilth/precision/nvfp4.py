@@ -35,8 +35,6 @@ CARD = {
     "baseline": "bf16",
     "check": "Format block by block against float64 and torch's E4M3 cast; gradients unbiased over draws; the "
     "transform cancels; all blocks high is the plain model bit for bit (tests/precision/test_nvfp4.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {
         "contract:halves": "the tensor's scale is that of a micro-batch, and each micro-batch draws anew",
         "contract:processes": "the tensor's scale is that of a rank's micro-batch, and ranks draw alike",

@@ -38,9 +38,6 @@ CARD = {
     "baseline": "fp32",
     "check": "The set of values by enumeration, nearest and truncated by brute force; products and straight-through "
     "gradients by hand (tests/precision/test_rf8.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "smaller and as good as standard training",
     "trial": {
         "measure": "held-out nats per token of a model whose weights inside blocks are RF8, against float32",

@@ -38,8 +38,6 @@ CARD = {
     "claim": "1.22x, 1.43x and 1.5x faster than tuned schedules for ResNet-50, Transformer and BERT pre-training.",
     "baseline": "cosine",
     "check": "A curve recovered, the process against scikit-learn, exact resumption (tests/schedule/test_autolrs.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {
         "contract:peak": "the rate after the warmup is the first candidate's",
         "contract:falling": "rates are searched",

@@ -24,9 +24,6 @@ CARD = {
     "claim": "Same loss in fewer tokens or equal loss at larger final batches; GPT-3 gives no ablation.",
     "baseline": "cosine",
     "check": "Sizes by hand, the samples' order, budgets, ranks, resumption (tests/schedule/test_batch_warmup.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "none published",
     "trial": {
         "technique": ["schedule={use: batch_warmup, base: {use: cosine}}"],

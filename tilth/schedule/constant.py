@@ -12,13 +12,9 @@ from .phases import Length, ramp, warmup_steps
 
 CARD = {
     "title": "Constant with warmup",
-    "paper": None,
     "claim": "None of its own.",
     "baseline": "cosine",
     "check": "Hand-computed values (tests/schedule/test_constant.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "none",
     "trial": {"technique": ["schedule.use=constant"], "baseline": [], "expect": "no_worse", "margin": 0.05},
 }

@@ -21,11 +21,7 @@ CARD = {
     "title": "Cosine with warmup",
     "paper": "Loshchilov and Hutter, SGDR, arXiv:1608.03983 (one cycle, no restarts)",
     "claim": "The reference other schedules are measured against.",
-    "baseline": None,
     "check": "Hand-computed values and torch's CosineAnnealingLR (tests/schedule/test_cosine.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "none",
     "trial": {"technique": [], "baseline": ["schedule.use=constant"], "expect": "lower"},
 }

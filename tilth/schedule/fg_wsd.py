@@ -32,9 +32,6 @@ CARD = {
     "claim": "1B model, 1T tokens: GSM8K 34.3 with the fine-grained stages against 27.1 with plain WSD.",
     "baseline": "wsd",
     "check": "The report's rates at its token counts; stages join to one curve (tests/schedule/test_fg_wsd.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "GSM8K 27.1 -> 34.3 at 1B",
     "trial": {
         "technique": [

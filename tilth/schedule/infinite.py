@@ -31,9 +31,6 @@ CARD = {
     "claim": "On par with or better than repeated cosine on several data sets, without a fixed budget (abstract).",
     "baseline": "cosine",
     "check": "Hand-computed values of both cooldowns (tests/schedule/test_infinite.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "cosine's loss, with no fixed budget",
     "trial": {"technique": ["schedule.use=infinite"], "baseline": [], "expect": "no_worse", "margin": 0.02},
 }

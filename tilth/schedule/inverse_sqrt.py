@@ -23,9 +23,6 @@ CARD = {
     "claim": "None of its own: it needs no length. Reported worse than decayed schedules unless cooled down.",
     "baseline": "cosine",
     "check": "Hand-computed values and the Noam formula (tests/schedule/test_inverse_sqrt.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "none",
     "trial": {
         "technique": ["schedule={use: inverse_sqrt, timescale: 0.25, cooldown: 0.2}"],

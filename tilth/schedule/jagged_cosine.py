@@ -27,8 +27,6 @@ CARD = {
     "claim": "Resets of low-rank training are stable with it; no claim without resets.",
     "baseline": "cosine",
     "check": "Hand-computed values against the official formula (tests/schedule/test_jagged_cosine.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {
         "contract:falling": "it rises again after each restart",
         "contract:jumps": "each restart drops to nearly 0",

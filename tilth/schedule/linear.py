@@ -21,9 +21,6 @@ CARD = {
     "claim": "Best or tied among fixed schedules over the paper's problems; not measured here.",
     "baseline": "cosine",
     "check": "Hand-computed values and torch's LinearLR (tests/schedule/test_linear.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "best or tied on 10 problems",
     "trial": {"technique": ["schedule.use=linear"], "baseline": [], "expect": "lower"},
 }

@@ -29,9 +29,6 @@ CARD = {
     "(best combination +1.64 % over random shuffling, abstract).",
     "baseline": "wsd",
     "check": "Hand-computed values (tests/schedule/test_moderate_decay.py); tests/optim/test_weight_average.py.",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "+1.64 % core score at 1.5B, 30B tokens",
     "trial": {
         "technique": [

@@ -37,8 +37,6 @@ CARD = {
     "claim": "Refining with observed gradient norms improves on linear decay on most problems tested.",
     "baseline": "linear",
     "check": "Hand-computed tables for both powers, brute force, bad files (tests/schedule/test_refined_linear.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {
         "knob:run": "another file gives another schedule; tested with one (tests/schedule/test_refined_linear.py)",
         "knob:stage": "names a stage of the earlier run; tested with one",

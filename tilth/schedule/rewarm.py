@@ -24,9 +24,6 @@ CARD = {
     "claim": "With replay it matches training from scratch on all data (405M, 10B); without it models adapt less.",
     "baseline": "constant",
     "check": "Hand-computed values; equals a cosine on the stage's own clock (tests/schedule/test_rewarm.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "loss of training from scratch, with replay",
     "trial": {
         "technique": [

@@ -33,9 +33,6 @@ CARD = {
     "claim": "Stable at larger batches and rates: up to 2.2x fewer tokens for GPT-2 (arXiv:2108.06084, abstract).",
     "baseline": "cosine",
     "check": "Lengths by hand, tokens kept, positions by brute force (tests/schedule/test_sequence_warmup.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "up to 2.2x fewer tokens (GPT-2)",
     "trial": {
         "technique": ["schedule={use: sequence_warmup, begin: 16, base: {use: cosine}}"],

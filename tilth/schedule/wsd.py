@@ -24,9 +24,6 @@ CARD = {
     "claim": "Matches cosine at every length branched from one trunk run (arXiv:2405.18392, abstract).",
     "baseline": "cosine",
     "check": "Hand-computed values of each shape, continuity at the joints (tests/schedule/test_wsd.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "cosine's loss at every length",
     "trial": {"technique": ["schedule.use=wsd"], "baseline": [], "expect": "no_worse", "margin": 0.02},
 }

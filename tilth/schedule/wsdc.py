@@ -23,9 +23,6 @@ CARD = {
     "claim": "None verifiable; a WSD whose last tokens are seen at the floor should lose little to WSD.",
     "baseline": "wsd",
     "check": "Hand-computed values, continuity, WSD without a tail (tests/schedule/test_wsdc.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "none",
     "trial": {
         "technique": ["schedule.use=wsdc"],

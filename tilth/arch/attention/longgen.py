@@ -35,12 +35,8 @@ CARD = {
     "title": "LongGen: layers with windows, sinks and blocks around a few full ones",
     "paper": "arXiv:2410.01485",
     "claim": "With a third of the layers full, the quality of full attention at a cache 62 % smaller at 128K.",
-    "baseline": None,
     "check": "Equals attention with the mask drawn by brute force, packed or not; a pattern over everything is full "
     "attention; the cache holds what the formula says (tests/arch/attention/test_longgen.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "1.55x faster training, 62 % less cache, at equal quality (Llama-2 7B, 128K)",
     "trial": {
         "technique": ["model.attention.use=longgen", "model.attention.window=32"],

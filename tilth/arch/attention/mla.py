@@ -36,12 +36,8 @@ CARD = {
     "paper": "arXiv:2405.04434",
     "claim": "A cache 93.3 % smaller than the dense predecessor's, with a quality at least that of multi-head "
     "attention; DeepSeek-V3 caches 576 values per token and layer where its heads would need 32,768.",
-    "baseline": None,
     "check": "Equals transformers' DeepSeek-V3 attention with copied weights; absorbed decoding equals the expanded "
     "form; a kv_rank as large as the width gives multi-head attention (tests/arch/attention/test_mla.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "93.3 % smaller cache (DeepSeek-V2 against DeepSeek 67B)",
     "trial": {"technique": ["model.attention.use=mla"], "baseline": [], "expect": "no_worse", "margin": "2%"},
 }

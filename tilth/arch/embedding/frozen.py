@@ -31,12 +31,8 @@ CARD = {
     "title": "Frozen embeddings",
     "paper": "arXiv:2507.07129",
     "claim": "Models on a frozen, meaningless embedding learn language, and match or beat trained embeddings on MMLU.",
-    "baseline": None,
     "check": "Rows are the digits computed by hand, equal for every seed, and never change in training "
     "(tests/arch/embedding/test_frozen.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "no numbers in the abstract",
     "trial": {"technique": ["model.embedding.use=frozen"], "baseline": [], "expect": "no_worse", "margin": "2%"},
 }

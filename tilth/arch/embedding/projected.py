@@ -31,12 +31,8 @@ CARD = {
     "paper": "arXiv:2506.19697",
     "claim": "Excess kurtosis of activations 0.04 against 1818.56 with Adam, and a 4-bit score of 35.7 against 26.5 "
     "(1.4B parameters, 1T tokens), at 2 % more time.",
-    "baseline": None,
     "check": "Identity matrices reproduce the plain model; folding keeps the logits; orthogonal first weights "
     "(tests/arch/embedding/test_projected.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "kurtosis 0.04 against 1818.56; 4-bit average 35.7 against 26.5",
     "trial": {
         "measure": "excess kurtosis over channels of what enters the blocks' parts, mean over layers and tokens, after "

@@ -27,11 +27,8 @@ CARD = {
     "paper": "arXiv:2101.03961",
     "claim": "At equal arithmetic per token, more parameters in experts give a lower loss than the dense network "
     "(Switch: T5-Base's loss up to 7x sooner).",
-    "baseline": None,
     "check": "Equals transformers' Mixtral and Qwen2-MoE blocks; the loss's gradient equals autograd of its formula; "
     "all experts chosen equals the dense mixture (tests/arch/feedforward/test_moe.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {"contract:processes": "it balances within each micro-batch of each rank; moe_global over all"},
     "paper_number": "7x sooner at equal FLOPs per token (T5-Base, 32 cores)",
     "trial": {

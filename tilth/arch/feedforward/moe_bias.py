@@ -32,9 +32,6 @@ CARD = {
     "baseline": "moe",
     "check": "Equals transformers' DeepSeek-V3 block; the bias moves as computed by hand; a bias of nothing is plain "
     "routing (tests/arch/feedforward/test_moe_bias.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "perplexity 9.50 against 9.56 with the auxiliary loss (1B)",
     "trial": {
         "technique": ["model.feedforward.use=moe_bias"],

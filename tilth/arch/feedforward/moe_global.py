@@ -28,9 +28,6 @@ CARD = {
     "baseline": "moe",
     "check": "Over micro-batches equals the formula computed by hand; in one micro-batch equals moe bit for bit; two "
     "processes equal one (tests/arch/feedforward/test_moe_global.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "lower perplexity and higher scores up to 42.8B parameters and 400B tokens",
     "trial": {
         "technique": ["model.feedforward.use=moe_global", "batch.micro=2"],

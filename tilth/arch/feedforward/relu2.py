@@ -23,12 +23,8 @@ CARD = {
     "title": "Squared ReLU",
     "paper": "arXiv:2109.08668",
     "claim": "With its depthwise convolutions (Primer) up to 4.2x less training at equal loss; the square gives most.",
-    "baseline": None,
     "check": "Equals the formula and the gradient by hand; zeros are exact, and leaving their rows out changes nothing "
     "(tests/arch/feedforward/test_relu2.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "4.2x less compute at equal loss (Primer against GPT-3 XL's Transformer, with convolutions)",
     "trial": {"technique": ["model.feedforward.use=relu2"], "baseline": [], "expect": "no_worse", "margin": "2%"},
 }

@@ -22,12 +22,8 @@ CARD = {
     "title": "RoPE with adjusted base frequency (ABF)",
     "paper": "arXiv:2309.16039",
     "claim": "The lowest loss at 32K of the rotary variants tried, after continued training from 4K.",
-    "baseline": None,
     "check": "Equals plain RoPE of that base; wavelengths as in the specification "
     "(tests/arch/position/test_position.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "validation perplexity on books 6.323 against 6.548 with plain RoPE, 7B at 32K (recalled)",
     "trial": {
         "measure": "nats per value looked up at 4x the trained length, after 20 steps at that length",

@@ -19,11 +19,7 @@ CARD = {
     "title": "Position interpolation",
     "paper": "arXiv:2306.15595",
     "claim": "Contexts 16x longer after about 1000 steps of training, where plain RoPE fails.",
-    "baseline": None,
     "check": "Tables equal transformers' linear scaling (tests/arch/position/test_position.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "2K to 32K tokens in 1000 steps",
     "trial": {
         "measure": "nats per value looked up at 4x the trained length, after 20 steps at that length",

@@ -22,11 +22,7 @@ CARD = {
     "title": "Llama 3.1's rotary scaling",
     "paper": "arXiv:2407.21783",
     "claim": "Contexts of 128K from 8K, by stages of continued training.",
-    "baseline": None,
     "check": "Tables equal transformers' llama3 scaling (tests/arch/position/test_position.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "8K to 128K tokens",
     "trial": {
         "measure": "nats per value looked up at 4x the trained length, after 20 steps at that length",

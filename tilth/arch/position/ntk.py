@@ -21,12 +21,8 @@ CARD = {
     "title": "NTK-aware rotary scaling",
     "paper": "bloc97 2023; arXiv:2309.00071, section 3.1",
     "claim": "Longer contexts without training, at little loss of perplexity.",
-    "baseline": None,
     "check": "The slowest pair is interpolated by the factor and the fastest unchanged, as computed by hand "
     "(tests/arch/position/test_position.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "no number in the source",
     "trial": {
         "measure": "nats per value looked up at 4x the trained length, without training at it",

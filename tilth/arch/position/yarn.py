@@ -23,12 +23,8 @@ CARD = {
     "title": "YaRN",
     "paper": "arXiv:2309.00071",
     "claim": "Longer contexts with 10x fewer tokens and 2.5x fewer steps of training than earlier methods.",
-    "baseline": None,
     "check": "Tables equal transformers' YaRN, and the paper's formulae by hand "
     "(tests/arch/position/test_position.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "10x fewer tokens, 2.5x fewer steps",
     "trial": {
         "measure": "nats per value looked up at 4x the trained length, after 20 steps at that length",

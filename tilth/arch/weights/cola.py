@@ -27,12 +27,8 @@ CARD = {
     "title": "CoLA",
     "paper": "Liu et al., CoLA: Compute-Efficient Pre-Training of LLMs via Low-Rank Activation, arXiv:2502.10940",
     "claim": "Full-rank perplexity (34.04 against 34.06 at 60 M parameters) at half the compute.",
-    "baseline": None,
     "check": "Equals numbers worked by hand, the identity turns it into BA, and the first variance is 1/(m+n) "
     "(tests/arch/weights/test_cola.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "34.04 against 34.06 full rank (perplexity, 60 M)",
     "trial": {
         "technique": ["model.weights.use=cola", "clip=0.5", "optim.lr=0.002"],

@@ -30,11 +30,7 @@ CARD = {
     "paper": "Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685",
     "claim": "As pretraining from random weights, perplexity 34.99 at 60 M parameters where full rank has 34.06 "
     "(tables of GaLore, arXiv:2403.03507): within 3 %.",
-    "baseline": None,
     "check": "Equals peft's LoRA, rsLoRA, PiSSA and DoRA in outputs and gradients (tests/arch/weights/test_lora.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "34.99 against 34.06 (perplexity, 60 M)",
     "trial": {
         "technique": ["model.weights.use=lora", "optim.lr=0.002"],

@@ -30,9 +30,6 @@ CARD = {
     "baseline": "structured_ffn",
     "check": "Its two ends are CoLA and a dense layer, and the SVD start leaves the error the singular values say "
     "(tests/arch/weights/test_lost.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "32.25 against 34.06 full rank (perplexity, 60 M)",
     "trial": {
         "technique": ["model.weights.use=lost", "model.weights.rank=32", "optim.lr=0.002"],

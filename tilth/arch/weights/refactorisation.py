@@ -41,9 +41,7 @@ CARD = {
     "baseline": "structured_ffn",
     "check": "Outputs stay to rounding, and both Gram matrices are the singular values of the product "
     "(tests/arch/weights/test_refactorisation.py).",
-    "needs": [],
     "excludes": ["optim.schedule_free", "optim.weight_average"],
-    "exempt": {},
     "paper_number": "15.01 against GaLore's 15.57 (perplexity, 1 B)",
     "trial": {
         "technique": [

@@ -49,9 +49,7 @@ CARD = {
     "baseline": "lora",
     "check": "Merges leave the function as it is, sums of merges reach the rank they should, and pruned momenta equal "
     "a quantile by torch (tests/arch/weights/test_relora.py).",
-    "needs": [],
     "excludes": ["optim.schedule_free", "optim.weight_average"],
-    "exempt": {},
     "paper_number": "29.37 against LoRA's 33.92 (perplexity, 130 M)",
     "trial": {
         "technique": [

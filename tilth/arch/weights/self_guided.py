@@ -38,9 +38,6 @@ CARD = {
     "baseline": "structured_ffn",
     "check": "α at quarters by hand, and the two ends of the mixture in values and gradients "
     "(tests/arch/weights/test_self_guided.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "0.4 instead of 1.1 above dense (perplexity, 1.3 B)",
     "trial": {
         "technique": ["model.weights.use=self_guided", "model.weights.base.use=structured_ffn", "optim.lr=0.002"],

@@ -32,9 +32,6 @@ CARD = {
     "claim": "Perplexity near full rank on C4 (34.15 against 34.06 at 60 M parameters); low rank alone has 78.18.",
     "baseline": "structured_ffn",
     "check": "Equals dense autograd through BA + S, and numbers worked by hand (tests/arch/weights/test_sltrain.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "34.15 against 78.18 low rank, 34.06 full (perplexity, 60 M)",
     "trial": {
         "technique": ["model.weights.use=sltrain", "model.weights.rank=32", "optim.lr=0.002"],

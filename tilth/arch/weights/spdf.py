@@ -32,12 +32,9 @@ CARD = {
     "arXiv:2303.10464",
     "claim": "1.3 B parameters pretrained at 75 % sparsity (2.5x fewer FLOPs) and fine-tuned dense: no significant "
     "loss on downstream tasks.",
-    "baseline": None,
     "check": "Masked places stay exactly zero, a full mask is the dense layer bit for bit, and lifting the mask leaves "
     "the outputs (tests/arch/weights/test_spdf.py).",
-    "needs": [],
     "excludes": ["optim.weight_average"],
-    "exempt": {},
     "paper_number": "2.5x fewer pretraining FLOPs at 75 % (1.3 B)",
     "trial": {
         "technique": [

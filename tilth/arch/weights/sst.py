@@ -36,9 +36,7 @@ CARD = {
     "baseline": "relora",
     "check": "Gradients equal the formulas on dense matrices, drawn shares equal the formula, a new decomposition "
     "leaves the matrix (tests/arch/weights/test_sst.py).",
-    "needs": [],
     "excludes": ["optim.schedule_free", "optim.weight_average"],
-    "exempt": {},
     "paper_number": "97.4 % of the gap closed (1.3 B)",
     "trial": {
         "technique": ["model.weights.use=sst", "model.weights.interval=20", "model.weights.warmup=4", "optim.lr=0.002"],

@@ -37,12 +37,8 @@ CARD = {
     "Layers, arXiv:2406.16450",
     "claim": "At 1.3 B parameters and 32 % of the feed-forward weights perplexity 13.55 (LowRank), 13.74 (BlockDense), "
     "13.81 (BlockShuffle) where dense has 12.46: within 9 %.",
-    "baseline": None,
     "check": "Equals dense products with block-diagonal matrices and permutations built explicitly "
     "(tests/arch/weights/test_structured_ffn.py).",
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
     "paper_number": "13.55 at 32 % against 12.46 dense (perplexity, 1.3 B)",
     "trial": {
         "technique": ["model.weights.use=structured_ffn", "optim.lr=0.002"],

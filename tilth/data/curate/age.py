@@ -25,10 +25,8 @@ CARD = {
     "title": "Filter by age",
     "paper": "arXiv:2305.13169",
     "claim": "Keeps exactly the documents of the years from `min_year` to `max_year`.",
-    "baseline": "",
     "check": "Years on both sides of each limit (tests/data/signal/test_attributes.py).",
     "needs": ["signal.age"],
-    "excludes": [],
 }
 
 KNOBS = {"signal": {"signal": {"use": "age", "earliest": 2015}, "min_year": 2014}}

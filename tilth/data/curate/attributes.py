@@ -28,10 +28,8 @@ CARD = {
     "title": "Attributes into metadata, sampling by them",
     "paper": "arXiv:2407.06380",
     "claim": "Keeps of each label the share asked for, the same documents whatever else is in the corpus.",
-    "baseline": "",
     "check": "Shares within a binomial interval (tests/data/signal/test_attributes.py).",
     "needs": ["signal.attributes"],
-    "excludes": [],
 }
 
 

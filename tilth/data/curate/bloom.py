@@ -38,8 +38,6 @@ CARD = {
     "claim": "Cuts each line whose n-grams mostly stood before in its shard; others at the stated rate only.",
     "baseline": "curate.paragraphs",
     "check": "Cuts equal those of a set of n-grams; the rate is the formula's (tests/data/curate/test_bloom.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 KNOBS = {"shards": {"ngram": 1, "threshold": 0.5, "shards": 3}}

@@ -38,10 +38,7 @@ CARD = {
     "title": "The best documents within a budget",
     "paper": "arXiv:2309.04564",
     "claim": "What is kept is a prefix of all documents ordered by the signal, the longest one that fits the budget.",
-    "baseline": "",
     "check": "Equal to sorting all documents (tests/data/curate/test_budget.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {
         "knob:signal": "another signal has other columns; tests/data/signal/test_lm_loss.py has one",
         "knob:tokens": "a budget has one unit; tests/data/curate/test_budget.py has all",

@@ -27,12 +27,9 @@ CARD = {
     "title": "C4 line filter",
     "paper": "arXiv:1910.10683",
     "claim": "Lines that are no sentences are taken out; pages of too few others, of filler or of code are left out.",
-    "baseline": "",
     "check": "Verdict, reason and text equal DataTrove's at planted limits"
     " (tests/data/signal/test_text_signals.py) and on "
     "the shared corpora (bench/data_agreement.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

@@ -19,11 +19,9 @@ CARD = {
     "title": "Code quality rules",
     "paper": "arXiv:2305.06161",
     "claim": "Leaves out minified, generated and misnamed source files.",
-    "baseline": "",
     "check": "Files planted on either side of each limit are judged as written"
     " (tests/data/signal/test_code_signals.py).",
     "needs": ["signal.code"],
-    "excludes": [],
 }
 
 KNOBS = {"name_field": "name"}

@@ -17,10 +17,8 @@ CARD = {
     "title": "NeMo Curator's heuristic cascade",
     "paper": "https://github.com/NVIDIA/NeMo-Curator",
     "claim": "Curator's English cascade over signals, with the first rule that fails as the reason.",
-    "baseline": "",
     "check": "Texts planted on either side of each limit are judged as written (tests/data/signal/test_curator.py).",
     "needs": ["signal.curator"],
-    "excludes": [],
 }
 
 _RULES = (

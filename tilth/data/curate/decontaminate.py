@@ -53,10 +53,7 @@ CARD = {
     "title": "Decontamination by n-grams",
     "paper": "arXiv:2005.14165",
     "claim": "Finds every document that shares an n-gram with an evaluation item, and says which and where.",
-    "baseline": "",
     "check": "Hits equal those of a comparison of all n-grams of all texts (tests/data/curate/test_decontaminate.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

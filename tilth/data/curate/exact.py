@@ -26,10 +26,7 @@ CARD = {
     "title": "Exact deduplication",
     "paper": "arXiv:2107.06499",
     "claim": "Each distinct normalised text is kept exactly once, the first time it is met.",
-    "baseline": "",
     "check": "Survivors equal those of a dictionary over normalised texts (tests/data/curate/test_curate.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 _NOT_WORDS = re.compile(r"[\W_]+")

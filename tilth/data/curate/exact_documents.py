@@ -29,8 +29,6 @@ CARD = {
     "claim": "Each distinct text, in the stated form, is kept exactly once: the copy that is preferred.",
     "baseline": "curate.exact",
     "check": "Survivors equal those of a dictionary over the texts' forms (tests/data/across/test_dedup_across.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {"knob:index": "its values are directories that earlier runs left, which the tests hold it to"},
 }
 

@@ -28,13 +28,9 @@ from tilth.data.engine.rulebook import Rule, Rulebook
 
 CARD = {
     "title": "A filter of one's own",
-    "paper": "",
     "claim": "Any rule over signals is a line in the recipe, checked when it is read, with verdict, value and reason.",
-    "baseline": "",
     "check": "Verdicts equal those of the same rules in Python; faults name the rule and the nearest column "
     "(tests/data/curate/test_filter.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

@@ -17,12 +17,9 @@ CARD = {
     "title": "FineWeb filter",
     "paper": "arXiv:2406.17557",
     "claim": "Documents with few punctuated, many short or repeated lines, or many newlines are left out.",
-    "baseline": "",
     "check": "Verdict and reason equal DataTrove's at planted boundaries"
     " (tests/data/signal/test_text_signals.py) and on the "
     "shared corpora (bench/data_agreement.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

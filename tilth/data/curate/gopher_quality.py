@@ -15,12 +15,9 @@ CARD = {
     "title": "Gopher quality filter",
     "paper": "arXiv:2112.11446",
     "claim": "Documents outside a few limits of length, symbols, bullets, letters and stop words are left out.",
-    "baseline": "",
     "check": "Verdict and reason equal DataTrove's at planted boundaries"
     " (tests/data/signal/test_text_signals.py) and on the "
     "shared corpora (bench/data_agreement.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

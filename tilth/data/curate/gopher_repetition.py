@@ -17,12 +17,9 @@ CARD = {
     "title": "Gopher repetition filter",
     "paper": "arXiv:2112.11446",
     "claim": "Documents with much of their text in repeated lines, paragraphs or n-grams are left out.",
-    "baseline": "",
     "check": "Verdict and reason equal DataTrove's at planted boundaries"
     " (tests/data/signal/test_text_signals.py) and on the "
     "shared corpora (bench/data_agreement.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

@@ -18,10 +18,8 @@ CARD = {
     "title": "Language filter",
     "paper": "arXiv:2406.17557",
     "claim": "Keeps documents whose likeliest language is wanted and sure enough.",
-    "baseline": "",
     "check": "Planted documents of several languages are judged as written (tests/data/signal/test_language.py).",
     "needs": ["signal.language"],
-    "excludes": [],
 }
 
 KNOBS = {"keep": ["de"], "among": ["de", "en"]}

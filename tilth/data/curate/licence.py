@@ -23,10 +23,8 @@ CARD = {
     "title": "Licence filter",
     "paper": "arXiv:2309.15432",
     "claim": "Keeps documents whose licence is known, sure and wanted, and says of the others which of these failed.",
-    "baseline": "",
     "check": "Planted headers, texts and silence are judged as written (tests/data/signal/test_licence.py).",
     "needs": ["signal.licence"],
-    "excludes": [],
 }
 
 KNOBS = {

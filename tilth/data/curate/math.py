@@ -23,10 +23,8 @@ CARD = {
     "title": "Mathematics filter",
     "paper": "arXiv:2310.06786",
     "claim": "Finds pages with formulas before any model is asked.",
-    "baseline": "",
     "check": "Planted pages on either side of each limit are judged as written (tests/data/signal/test_math.py).",
     "needs": ["signal.math"],
-    "excludes": [],
 }
 
 KNOBS = {"min_distinct": {"min_distinct": 1, "rules": "redstone"}}

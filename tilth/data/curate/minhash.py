@@ -35,10 +35,7 @@ CARD = {
     "title": "MinHash deduplication across all documents",
     "paper": "arXiv:2406.17557",
     "claim": "Links documents of similarity s with probability 1 - (1 - s^rows)^bands and keeps one of each cluster.",
-    "baseline": "",
     "check": "Signatures equal DataTrove's and clusters those of a dictionary (tests/data/curate/test_minhash.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {"knob:index": "its values are directories that earlier runs left, which the tests hold it to"},
 }
 

@@ -35,8 +35,6 @@ CARD = {
     "claim": "Finds at least 99 % of the documents at the similarity threshold and drops none below it.",
     "baseline": "curate.exact",
     "check": "Dropped documents equal those of a brute-force Jaccard comparison (tests/data/curate/test_curate.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {
         "knob:hashes": "only how likely a copy at the threshold is missed, 1 % at most either way",
         "knob:seed": "other hash functions find the same copies, but for those 1 %",

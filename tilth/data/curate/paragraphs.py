@@ -35,10 +35,7 @@ CARD = {
     "title": "Paragraphs, lines and spans kept once",
     "paper": "arXiv:1910.10683",
     "claim": "Each distinct unit of text stands in the kept text once; nothing else is cut.",
-    "baseline": "",
     "check": "Texts equal those of a dictionary over all units in order (tests/data/across/test_dedup_across.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 KNOBS = {"scope": "source"}

@@ -28,10 +28,8 @@ CARD = {
     "title": "Filter by perplexity",
     "paper": "arXiv:1911.00359",
     "claim": "Keeps exactly the documents between the limits and of the wanted buckets.",
-    "baseline": "",
     "check": "Values on both sides of each limit (tests/data/signal/test_perplexity.py).",
     "needs": ["signal.perplexity"],
-    "excludes": [],
 }
 
 

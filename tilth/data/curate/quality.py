@@ -34,11 +34,8 @@ CARD = {
     "title": "Selection by a score",
     "paper": "arXiv:2406.11794",
     "claim": "Keeps the documents whose score passes; the share kept by `pareto` is that of the distribution.",
-    "baseline": "",
     "check": "Thresholds by hand; keep rates of the coin within a binomial interval"
     " (tests/data/signal/test_classifier.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

@@ -28,10 +28,7 @@ CARD = {
     "title": "Redaction of personal data and secrets",
     "paper": "arXiv:2406.17557",
     "claim": "Addresses, numbers and keys are replaced without touching what surrounds them; only counts are kept.",
-    "baseline": "",
     "check": "A table of the known corruptions; running it twice changes nothing (tests/data/curate/test_redact.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 KNOBS = {"kinds": ["email"]}

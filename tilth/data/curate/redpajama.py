@@ -19,10 +19,8 @@ CARD = {
     "title": "RedPajama-v2 rules",
     "paper": "arXiv:2411.12372",
     "claim": "Gopher's rules over precomputed signals, so that a moved threshold needs no second pass over the text.",
-    "baseline": "",
     "check": "Texts planted on either side of each limit are judged as written (tests/data/signal/test_redpajama.py).",
     "needs": ["signal.redpajama"],
-    "excludes": [],
 }
 
 _RULES = (

@@ -44,11 +44,8 @@ CARD = {
     "title": "Refining programs",
     "paper": "arXiv:2409.17115",
     "claim": "Lines and strings that a program names are removed or replaced, and every change can be undone exactly.",
-    "baseline": "",
     "check": "undo(execute(text)) is the text, for random programs; outcomes by hand"
     " (tests/data/curate/test_refine.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {
         "knob:model": "its values are directories of the user's",
         "knob:stages": "is read with a model only",

@@ -21,11 +21,8 @@ CARD = {
     "title": "RefinedWeb line corrections",
     "paper": "arXiv:2306.01116",
     "claim": "Removes what is no text line by line, and drops pages that lose more than 5 % of their words by it.",
-    "baseline": "",
     "check": "Equal to DCLM's passes over lines without white space at their ends, and to a plain reading on arbitrary "
     "Unicode; undoing the edits gives the text back (tests/data/signal/test_refinedweb.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

@@ -24,10 +24,7 @@ CARD = {
     "title": "Rules with reasons",
     "paper": "arXiv:2112.11446",
     "claim": "Documents that are too short, hardly letters, mostly repeated lines or one endless line are left out.",
-    "baseline": "",
     "check": "Texts planted on either side of each limit are judged as written (tests/data/curate/test_curate.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

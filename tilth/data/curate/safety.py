@@ -29,10 +29,8 @@ CARD = {
     "title": "Safety filter and harm tag",
     "paper": "arXiv:2504.16980",
     "claim": "Drops the documents above a level; tags words of unsafe ones at the rate asked for.",
-    "baseline": "",
     "check": "Rates within a binomial interval, edits undone give the text back (tests/data/signal/test_safety.py).",
     "needs": ["signal.safety"],
-    "excludes": [],
 }
 
 KNOBS = {"tag": "[harm]"}

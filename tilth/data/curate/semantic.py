@@ -49,8 +49,6 @@ CARD = {
     "claim": "Drops every document whose cosine to one before it in its cluster is above 1 - epsilon, and no other.",
     "baseline": "curate.minhash",
     "check": "Dropped documents equal those of all cosines, one by one (tests/data/curate/test_semantic.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {
         "knob:embed": "its other value needs a model",
         "knob:model": "its values are directories of the user's",

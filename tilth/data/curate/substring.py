@@ -51,10 +51,7 @@ CARD = {
     "title": "Exact substring deduplication",
     "paper": "arXiv:2107.06499",
     "claim": "Cuts the words of every span of at least `length` words that stands elsewhere too, and no other.",
-    "baseline": "",
     "check": "Spans equal those of a quadratic comparison of all windows (tests/data/curate/test_substring.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {
         "knob:tokens": "its other values are files of the user's",
         "knob:bucket_bytes": "bounds memory and changes no outcome, which the tests hold it to",

@@ -40,11 +40,8 @@ CARD = {
     "title": "Filter of addresses",
     "paper": "arXiv:2306.01116",
     "claim": "Adult, gambling and other unwanted sites go before their pages are looked at.",
-    "baseline": "",
     "check": "Planted addresses on both sides of each rule, and DataTrove's verdicts"
     " (tests/data/curate/test_url_filter.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 KNOBS = {

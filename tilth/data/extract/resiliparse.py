@@ -19,10 +19,7 @@ CARD = {
     "title": "Resiliparse",
     "paper": "arXiv:2406.11794",
     "claim": "Finds the main text of a page in a fraction of the time of the others.",
-    "baseline": "",
     "check": "Shingle F1 and time per page on the article extraction benchmark (bench/extraction.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {
         "knob:list_bullets": "shows on lists of the main text; tests/data/extract/test_extract.py",
     },

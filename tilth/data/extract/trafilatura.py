@@ -20,10 +20,7 @@ CARD = {
     "title": "trafilatura",
     "paper": "https://aclanthology.org/2021.acl-demo.15",
     "claim": "Finds the text of articles with the best balance of precision and recall of the extractors in use.",
-    "baseline": "",
     "check": "Shingle F1 on the article extraction benchmark, beside the others (bench/extraction.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {
         "knob:favour": "shows on pages with boilerplate; tests/data/extract/test_extract.py has them",
         "knob:fast": "shows where the usual extraction finds nothing; tests/data/extract/test_extract.py",

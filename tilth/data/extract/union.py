@@ -26,12 +26,8 @@ from tilth.data.extract.blocks import Block, blocks, render, shares, words
 
 CARD = {
     "title": "Union of two extractors",
-    "paper": "",
     "claim": "F1 no lower than the better of trafilatura and Resiliparse, and no code, table or formula lost.",
-    "baseline": "",
     "check": "Shingle F1 on the article extraction benchmark, beside each by itself (bench/extraction.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {
         "knob:favour": "shows on pages with boilerplate; tests/data/extract/test_extract.py has them",
     },

@@ -20,8 +20,6 @@ CARD = {
     "claim": "The shares of training tokens are the ones given, whatever the sizes of the sources (GPT-3, table 2.2).",
     "baseline": "mixture.proportional",
     "check": "Realised shares equal the normalised weights within the sampler's resolution.",
-    "needs": [],
-    "excludes": [],
 }
 
 

@@ -21,8 +21,6 @@ CARD = {
     "claim": "Every source is passed over equally often (temperature 1); XLM-R flattens with exponent 0.3.",
     "baseline": "mixture.fixed with equal weights",
     "check": "Shares equal n^(1/temperature) normalised; epochs of all sources are equal at temperature 1.",
-    "needs": [],
-    "excludes": [],
 }
 
 

@@ -21,10 +21,7 @@ CARD = {
     "title": "Year of a document",
     "paper": "arXiv:2305.13169",
     "claim": "Reads the year of ISO 8601 dates and of named metadata fields; what is no year in range is null.",
-    "baseline": "",
     "check": "A table of dates by hand (tests/data/signal/test_attributes.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 KNOBS = {"fields": ["crawled"]}

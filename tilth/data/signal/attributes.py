@@ -21,10 +21,7 @@ CARD = {
     "title": "Attributes of documents",
     "paper": "arXiv:2407.06380",
     "claim": "Labels held-out texts better than the most frequent label does.",
-    "baseline": "",
     "check": "Held-out accuracy against the majority on three kinds of text (tests/data/signal/test_attributes.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

@@ -23,11 +23,8 @@ CARD = {
     "title": "C4 line signals",
     "paper": "arXiv:1910.10683",
     "claim": "Lines without a full stop, with policy words or scripts are not prose; a page of too few others is none.",
-    "baseline": "",
     "check": "Compiled and plain counts are equal on any Unicode; verdicts and texts equal DataTrove's on planted "
     "boundaries (tests/data/signal/test_text_signals.py) and on the shared corpora (bench/data_agreement.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

@@ -25,11 +25,8 @@ CARD = {
     "title": "fastText-style classifier",
     "paper": "arXiv:1607.01759",
     "claim": "Separates positive from negative examples as well as fastText with the same settings.",
-    "baseline": "",
     "check": "Features and scores equal fastText's own on its own weights; accuracy within noise of fastText and of a "
     "logistic regression on the same features (tests/data/signal/test_classifier.py, bench/classifier.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

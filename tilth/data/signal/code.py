@@ -23,11 +23,8 @@ CARD = {
     "title": "Signals of source code",
     "paper": "arXiv:2305.06161",
     "claim": "The measures that tell written code from generated, minified and misnamed files.",
-    "baseline": "",
     "check": "Counts by hand and on arbitrary text; comments as Python's own tokenizer finds them "
     "(tests/data/signal/test_code_signals.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 KNOBS = {"name_field": "name"}

@@ -24,11 +24,8 @@ CARD = {
     "title": "Compression ratio",
     "paper": "arXiv:2202.06539",
     "claim": "One number that tells repetition and noise from text, at the speed of the compressor.",
-    "baseline": "",
     "check": "Equal to the libraries' own output; orders repeated text, prose and random characters "
     "(tests/data/signal/test_code_signals.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

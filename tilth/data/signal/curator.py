@@ -18,11 +18,8 @@ CARD = {
     "title": "NeMo Curator's heuristic measures",
     "paper": "https://github.com/NVIDIA/NeMo-Curator",
     "claim": "All measures of Curator's English cascade in one compiled pass, the same in every run.",
-    "baseline": "",
     "check": "Equal to a plain reading of the official definitions on arbitrary Unicode"
     " (tests/data/signal/test_curator.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

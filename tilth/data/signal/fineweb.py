@@ -23,11 +23,8 @@ CARD = {
     "title": "FineWeb line signals",
     "paper": "arXiv:2406.17557",
     "claim": "Shares of punctuated, short and repeated lines tell running text from menus and lists.",
-    "baseline": "",
     "check": "Compiled and plain counts are equal on any Unicode; verdicts equal DataTrove's on planted boundaries "
     "(tests/data/signal/test_text_signals.py) and on the shared corpora (bench/data_agreement.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

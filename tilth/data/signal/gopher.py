@@ -23,11 +23,8 @@ CARD = {
     "title": "Gopher quality signals",
     "paper": "arXiv:2112.11446",
     "claim": "A few counts of words, symbols and lines tell prose from lists, menus and machine output.",
-    "baseline": "",
     "check": "Compiled and plain counts are equal on any Unicode; verdicts equal DataTrove's on planted boundaries "
     "(tests/data/signal/test_text_signals.py) and on the shared corpora (bench/data_agreement.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

@@ -30,10 +30,7 @@ CARD = {
     "title": "Importance (DSIR)",
     "paper": "arXiv:2302.03169",
     "claim": "Held-out texts of the target have a higher mean importance than those of the source.",
-    "baseline": "",
     "check": "Equal to RedPajama-v2's formula over a dictionary of buckets (tests/data/signal/test_perplexity.py).",
-    "needs": [],
-    "excludes": [],
 }
 TINY = 1e-8
 

@@ -24,11 +24,8 @@ CARD = {
     "title": "Language identification",
     "paper": "https://github.com/pemistahl/lingua-rs",
     "claim": "The language of a document and how sure that is, deterministic and from a bounded part of it.",
-    "baseline": "",
     "check": "Finds English, German and French manual pages and planted sentences of other languages "
     "(tests/data/signal/test_language.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 KNOBS = {"languages": ["de", "fr"]}

@@ -21,11 +21,8 @@ CARD = {
     "title": "Licence detection",
     "paper": "arXiv:2309.15432",
     "claim": "A licence expression, where it comes from, how sure that is, and what class of licence it is.",
-    "baseline": "",
     "check": "Licence headers and texts are recognised, near misses and silence are not"
     " (tests/data/signal/test_licence.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 _SPDX = re.compile(r"SPDX-License-Identifier:[ \t]*([^\r\n]{1,200})")

@@ -28,8 +28,6 @@ CARD = {
     "claim": "A text of the proxy's kind has a lower loss per byte than one whose words are shuffled.",
     "baseline": "signal.perplexity",
     "check": "Equal to the cross entropy of the model's logits, one by one (tests/data/signal/test_lm_loss.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

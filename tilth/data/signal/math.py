@@ -20,10 +20,7 @@ CARD = {
     "title": "Signals of mathematics",
     "paper": "arXiv:2310.06786",
     "claim": "Counts of what tells pages with mathematics from others before any model is asked.",
-    "baseline": "",
     "check": "Planted pages are counted by hand (tests/data/signal/test_math.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 COMMANDS = frozenset(

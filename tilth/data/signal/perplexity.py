@@ -25,11 +25,8 @@ CARD = {
     "title": "Perplexity under an n-gram model",
     "paper": "arXiv:1911.00359",
     "claim": "Texts of the reference's kind have lower perplexity than scrambled ones.",
-    "baseline": "",
     "check": "The probabilities are those of the definition by dictionaries and sum to one "
     "(tests/data/signal/test_perplexity.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

@@ -23,10 +23,7 @@ CARD = {
     "title": "Counts of personal data",
     "paper": "arXiv:2402.00159",
     "claim": "Counts, by kind, of the personal data and secrets in a document, in linear time.",
-    "baseline": "",
     "check": "Equal to a plain reading with regular expressions on arbitrary text (tests/data/curate/test_redact.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 _WHAT = {

@@ -27,11 +27,8 @@ CARD = {
     "title": "RedPajama-v2 quality signals",
     "paper": "arXiv:2411.12372",
     "claim": "All signals of RedPajama-v2 that need no model, in one pass of compiled code over the text.",
-    "baseline": "",
     "check": "Equal to a plain reading of the official definitions on arbitrary Unicode, and to hand-computed values "
     "(tests/data/signal/test_redpajama.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {
         "knob:bad_words": "names a file of the user's; tests/data/signal/test_redpajama.py reads one",
         "knob:blocklist": "names a file of the user's; tests/data/signal/test_redpajama.py reads one",

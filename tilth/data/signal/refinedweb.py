@@ -15,10 +15,7 @@ CARD = {
     "title": "RefinedWeb line signals",
     "paper": "arXiv:2306.01116",
     "claim": "How many lines are navigation, counters, capitals or single words, and their share of the words.",
-    "baseline": "",
     "check": "Equal to a plain reading on arbitrary Unicode (tests/data/signal/test_refinedweb.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 _WHAT = {

@@ -24,11 +24,8 @@ CARD = {
     "title": "Gopher repetition signals",
     "paper": "arXiv:2112.11446",
     "claim": "Shares of repeated lines, paragraphs and n-grams tell text from what a machine repeats.",
-    "baseline": "",
     "check": "Compiled and plain counts are equal on any Unicode; verdicts equal DataTrove's on planted boundaries "
     "(tests/data/signal/test_text_signals.py) and on the shared corpora (bench/data_agreement.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

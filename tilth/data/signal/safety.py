@@ -29,10 +29,7 @@ CARD = {
     "title": "Safety level 0 to 5",
     "paper": "arXiv:2504.16980",
     "claim": "Finds unsafe sentences of held-out synthetic templates better than chance; nothing is claimed beyond.",
-    "baseline": "",
     "check": "Held-out recall of level >= 1 and the maximum over pieces (tests/data/signal/test_safety.py).",
-    "needs": [],
-    "excludes": [],
     "exempt": {
         "knob:model": "names files of the user's; tests/data/signal/test_safety.py reads some",
         "knob:examples": "names files of the user's; tests/data/signal/test_safety.py reads some",

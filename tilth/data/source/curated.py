@@ -26,12 +26,8 @@ from tilth.data.document import BATCH_DOCUMENTS, SCHEMA, SourceLedger
 
 CARD = {
     "title": "Documents of a data run",
-    "paper": "",
     "claim": "Training reads exactly the documents that curation kept, in their order, and can be traced to them.",
-    "baseline": "",
     "check": "The documents of a data run's tiers, with and without conditions (tests/data/source/test_hub.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

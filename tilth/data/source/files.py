@@ -47,12 +47,8 @@ if TYPE_CHECKING:
 
 CARD = {
     "title": "Files and folders",
-    "paper": "",
     "claim": "Every document of a readable file is read, every unreadable one is counted with its place and reason.",
-    "baseline": "",
     "check": "Mutated, truncated and hostile files give exactly the expected documents and counts (test_sources.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 SUFFIXES = (

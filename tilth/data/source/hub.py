@@ -35,10 +35,7 @@ CARD = {
     "title": "Hugging Face datasets",
     "paper": "arXiv:2109.02846",
     "claim": "Any dataset of rows with a text column is read, from the hub or from disk, without running its code.",
-    "baseline": "",
     "check": "Rows of datasets saved on disk, whole and streamed, and faulty rows (tests/data/source/test_hub.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

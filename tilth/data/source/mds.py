@@ -31,10 +31,7 @@ CARD = {
     "title": "MDS shards",
     "paper": "https://docs.mosaicml.com/projects/streaming/en/stable/preparing_datasets/dataset_format.html",
     "claim": "Every text of a data set of MDS shards becomes a document; damaged samples cost themselves alone.",
-    "baseline": "",
     "check": "Shards written by the format's own description, and by mosaicml-streaming, read back (test_mds.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

@@ -31,12 +31,8 @@ if TYPE_CHECKING:
 
 CARD = {
     "title": "Python standard library",
-    "paper": "",
     "claim": "About 8 MB of code and 2 MB of English prose are at hand wherever Python is, with no network.",
-    "baseline": "",
     "check": "Stripped modules parse to the syntax tree of the original less its docstrings (test_sources.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 _SKIP = {"site-packages", "dist-packages", "__pycache__", "_bundled", "lib-dynload", "lib2to3"}

@@ -41,10 +41,7 @@ CARD = {
     "title": "Web archives",
     "paper": "https://iipc.github.io/warc-specifications/",
     "claim": "Every readable page of a WARC or WET file becomes a document; damaged records cost themselves alone.",
-    "baseline": "",
     "check": "The same pages as fastwarc's own iterator on sound files; planted damage is counted (test_warc.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 HTML = ("text/html", "application/xhtml+xml")

@@ -38,8 +38,6 @@ CARD = {
     "claim": "Any text is encoded without unknown tokens, in fewer tokens than bytes the better the vocabulary fits.",
     "baseline": "256 bytes as the vocabulary (vocab_size 257)",
     "check": "Every text decodes to itself; transformers.AutoTokenizer gives the same ids; training twice is equal.",
-    "needs": [],
-    "excludes": [],
 }
 
 SEPARATOR = "<|endoftext|>"

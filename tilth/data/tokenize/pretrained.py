@@ -26,12 +26,9 @@ from tilth.data.tokens.tokenizer import Tokenizer
 
 CARD = {
     "title": "Pretrained tokenizer",
-    "paper": "",
     "claim": "Gives the ids that transformers.AutoTokenizer gives for the same text, special tokens in it included.",
     "baseline": "tokenizer.bpe trained on the corpus",
     "check": "Equal ids and texts on code, prose and random Unicode.",
-    "needs": [],
-    "excludes": [],
 }
 
 

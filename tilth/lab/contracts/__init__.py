@@ -24,8 +24,8 @@ from tilth.core.errors import RecipeError
 from tilth.core.step import Rate
 from tilth.core.technique import AREAS, card, config_class, resolve
 
-KEYS = ("title", "paper", "claim", "baseline", "check", "needs", "excludes")
-"""What every card says."""
+KEYS = ("title", "claim", "check")
+"""What every card says; the rest is `tilth.core.technique.UNSAID`."""
 LEARNING = ("optim", "objective", "weights", "attention", "feedforward", "embedding", "position", "precision")
 """Areas whose techniques are tried in a learner of their own."""
 DOCUMENTS = ("signal", "curate", "extract")
@@ -44,7 +44,7 @@ class Case:
     @property
     def exempt(self) -> str | None:
         """The reason the card gives why this need not hold."""
-        given = card(*self.identity.split(".", 1)).get("exempt") or {}
+        given = card(*self.identity.split(".", 1))["exempt"]
         key = self.name.partition("=")[0] if self.name.startswith("knob:") else f"contract:{self.name}"
         return given.get(key)
 
@@ -143,14 +143,14 @@ def _card(identity: str) -> None:
     lacks = [k for k in KEYS if k not in found]
     assert not lacks, f"the card lacks {', '.join(lacks)}"
     assert found["title"] and found["claim"] and found["check"], "title, claim and check must say something"
-    exempt = found.get("exempt") or {}
+    exempt = found["exempt"]
     assert all(isinstance(why, str) and why for why in exempt.values()), "every exemption needs a reason"
     strange = [k for k in exempt if k.partition(":")[0] not in ("knob", "contract") and k not in ("evidence", "seeds")]
     assert not strange, f"exempt: {strange} is none of knob:…, contract:…, evidence, seeds"
     fields = config_class(*identity.split(".", 1)).model_fields
     gone = [k for k in exempt if k.startswith("knob:") and k[5:] not in fields]
     assert not gone, f"exempt: {gone} name no knob"
-    if trial := found.get("trial"):
+    if trial := found["trial"]:
         assert trial.get("expect") in ("lower", "no_worse"), "trial.expect is 'lower' or 'no_worse'"
         assert ("measure" in trial) != ("technique" in trial), "a trial has arms (technique, baseline) or a measure"
         assert trial["expect"] == "lower" or trial.get("margin") is not None, "no_worse needs a margin"

@@ -25,7 +25,6 @@ CARD = {
     "baseline": "metrics.jsonl and report.html, which are always written",
     "check": "A stand-in for the package receives every logged row at its step, and the same run after a resume.",
     "needs": ["mlflow-skinny"],
-    "excludes": [],
 }
 _STATUS = {"done": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 _PARAMS_PER_CALL, _PARAM_CHARS = 100, 500

@@ -21,7 +21,6 @@ CARD = {
     "baseline": "metrics.jsonl and report.html, which are always written",
     "check": "The scalars read back from the event files equal the rows logged.",
     "needs": ["tensorboard"],
-    "excludes": [],
 }
 
 

@@ -22,7 +22,6 @@ CARD = {
     "baseline": "metrics.jsonl and report.html, which are always written",
     "check": "A stand-in for the package receives every logged row at its step, under the same name after a resume.",
     "needs": ["trackio"],
-    "excludes": [],
 }
 
 

@@ -23,7 +23,6 @@ CARD = {
     "baseline": "metrics.jsonl and report.html, which are always written",
     "check": "A stand-in for the package receives every logged row at its step, and the same id after a resume.",
     "needs": ["wandb"],
-    "excludes": [],
 }
 
 
