@@ -34,6 +34,7 @@ lint: $(READY)
 	$(BIN)/ruff check tilth tests bench
 	$(BIN)/ruff format --check tilth tests bench
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 	$(BIN)/python bench/tables.py --check
 	$(BIN)/python -m tilth.lab.docs --check
 

@@ -59,11 +59,12 @@ def run(
 def _reported(say: Any, *what: Any, **options: Any) -> Any:
     """Do a data run; of one that leaves nothing, write the report that says why."""
     from tilth import job
+    from tilth.data.engine import run as engine
     from tilth.data.engine.ledger import NothingLeft
-    from tilth.data.engine.run import run as engine_run
 
+    run: Any = engine.run
     try:
-        return engine_run(*what, say=say, opens=job.load, **options)
+        return run(*what, say=say, opens=job.load, **options)
     except NothingLeft as err:
         from tilth.report import data_page
 

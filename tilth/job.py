@@ -180,7 +180,8 @@ def estimate(
     cache, asked, say = Path(root) / ".cache", resolved.recipe, (out or console()).say
     if exact or asked.data is not None or brought(asked.corpus.sources) or _mark(asked, cache).exists():
         prepared = prepare(asked, cache, say)
-        have = seen = {name: splits["train"] for name, splits in prepared.stores.items()}
+        have: dict[str, Any] = {name: splits["train"] for name, splits in prepared.stores.items()}
+        seen: dict[str, Any] = have
         tokenizer, vocab_size, told, unknown = prepared.tokenizer, prepared.tokenizer.vocab_size, None, []
     else:
         found = estimating.estimate(asked)
@@ -251,9 +252,9 @@ def prepare(recipe: Recipe, cache: Path, say: Any) -> Prepared:
     there = None if recipe.data is None else ready.tokens(recipe.data)
     documents = prepare_documents(recipe.corpus, cache, say)
     if there is not None:
-        tokenizer = ready.tokenizer(there, recipe.tokenizer.prepare(documents, cache, say))  # type: ignore[attr-defined]
+        tokenizer = ready.tokenizer(there, recipe.tokenizer.prepare(documents, cache, say))
         return Prepared(documents, tokenizer, ready.stores(there, documents, say))
-    tokenizer = Tokenizer.load(recipe.tokenizer.prepare(documents, cache, say))  # type: ignore[attr-defined]
+    tokenizer = Tokenizer.load(recipe.tokenizer.prepare(documents, cache, say))
     made = write_stores(documents, tokenizer, cache, say, brought=brought(recipe.corpus.sources))
     prepared = Prepared(documents, tokenizer, made)
     if not (mark := _mark(recipe, cache)).exists():
@@ -431,14 +432,14 @@ def _rehearse(recipe: Recipe, stage: Any) -> None:
 
     Raises PlanError if the parameterisation cannot deal with the state that optimizer keeps.
     """
-    weights, width = getattr(recipe.model, "weights", None), getattr(recipe.model, "width", 0)
+    weights: Any = getattr(recipe.model, "weights", None)
+    width = recipe.model.width
     place, layer = "blocks.0.attention.v", None
     for side in sorted({min(64, width), width}) if weights is not None else ():
         with contextlib.suppress(PlanError):  # its rank may need the full width; what does not fit at all is said later
             layer = weights.linear(side, side, place)
             break
-    parts = [m for m in layer.modules() if isinstance(m, Part)] if layer is not None else []
-    if not parts:
+    if layer is None or not (parts := [m for m in layer.modules() if isinstance(m, Part)]):
         return
     layer.reset(recipe.seed, place, 0.02)
     named = [(n, p) for n, p in layer.named_parameters() if p.requires_grad]
@@ -732,7 +733,7 @@ class _Job:
 
     def _build_model(self) -> Any:
         recipe = self.recipe
-        model = recipe.model.build(self.start.vocab_size, self.start.max_sequence)  # type: ignore[attr-defined]
+        model: Any = recipe.model.build(self.start.vocab_size, self.start.max_sequence)
         if recipe.init is None:
             model.init_weights(_init_seed(recipe))
         else:
@@ -760,7 +761,11 @@ class _Job:
                 result = run_tasks(speaker, lambda: self.prepared.documents, tasks, say=self.out.say)
                 write_json(self.dir / "eval.json", result)
         asked = self.recipe.eval
-        settings = {"max_tokens": asked.sample_tokens, "temperature": asked.sample_temperature, "top_p": 0.95}
+        settings: dict[str, Any] = {
+            "max_tokens": asked.sample_tokens,
+            "temperature": asked.sample_temperature,
+            "top_p": 0.95,
+        }
         with self.record.part("samples.json", [weights, asked.samples, settings]) as todo:
             if todo:
                 texts = speaker.generate(asked.samples, seed=self.recipe.seed, **settings)

@@ -115,19 +115,18 @@ def trace_step(run: Path, step: int) -> dict[str, Any]:
         first += staged.steps
     else:
         raise DataError(f"the run has {first:,} steps, 0 to {first - 1:,}.", where=f"--step {step}")
-    sequences = []
+    sequences: list[dict[str, Any]] = []
+    wanted: dict[str, set[str]] = {}
     for ref in staged.sampler.refs(step - first):
         ids = staged.sampler.documents_of(ref)
         sequences.append({"source": ref.source, "epoch": ref.epoch, "window": ref.window, "documents": ids})
-    wanted: dict[str, set[str]] = {}
-    for sequence in sequences:
-        wanted.setdefault(sequence["source"], set()).update(sequence["documents"])
+        wanted.setdefault(ref.source, set()).update(ids)
     places = {name: _places(prepared.documents, name, ids) for name, ids in wanted.items()}
-    lineage = {}
-    for name, ids in wanted.items():
+    lineage: dict[str, Any] = {}
+    for name, wanted_ids in wanted.items():
         data_run = getattr(resolved.recipe.corpus.sources[name], "path", None)
         if isinstance(data_run, str) and kind_of(data_run) == "data run":
-            lineage |= {i: found for i in sorted(ids) if (found := trace_document(data_run, i))}
+            lineage |= {i: found for i in sorted(wanted_ids) if (found := trace_document(data_run, i))}
     return {
         "run": str(run),
         "step": step,

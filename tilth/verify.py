@@ -33,9 +33,10 @@ from tilth.core.text import visible
 from tilth.data.corpus import Documents
 from tilth.report.live import Console, console
 from tilth.schedule.phases import Length, in_steps
-from tilth.train.learner import Learner, World, equip
+from tilth.train.learner import Learner, equip
 from tilth.train.plan import Plan, StagePlan, plan
 from tilth.train.store import Store, check_files
+from tilth.train.world import World
 
 from .data.tokens.store import TokenStore
 
@@ -66,7 +67,7 @@ class Ground:
     def model(self, precision: str | None = None) -> Any:
         """The recipe's model with its first weights."""
         start = job.start_of(self.recipe, self.prepared.tokenizer)
-        model = self.recipe.model.build(start.vocab_size, start.max_sequence)  # type: ignore[attr-defined]
+        model = self.recipe.model.build(start.vocab_size, start.max_sequence)
         model.init_weights(self.recipe.seed)
         equip(model, (s.objective for s in self.recipe.stages), self.recipe.seed)
         arithmetic: Any = resolve("precision", precision or self.recipe.precision)
@@ -214,9 +215,9 @@ def accumulation(ground: Ground) -> tuple[bool, str]:
             model = ground.model(None if precision == use_name(ground.recipe.precision) else precision)
             learner = Learner(
                 model,
-                stage.stage.objective,  # type: ignore[arg-type]
-                stage.stage.optim,  # type: ignore[arg-type]
-                stage.stage.schedule,  # type: ignore[arg-type]
+                stage.stage.objective,
+                stage.stage.optim,
+                stage.stage.schedule,
                 clip=None,
                 micro=micro,
                 world=World(),
@@ -297,7 +298,7 @@ def _shrunk(planned: StagePlan, steps: int) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for name, kind in get_type_hints(type(schedule), include_extras=True).items():
             value = getattr(schedule, name, None)
-            if kind == Length and (length := in_steps(value, planned.steps)):
+            if kind == Length and value is not None and (length := in_steps(value, planned.steps)):
                 out[name] = max(1, length * steps // planned.steps)
             elif name == "base":
                 out[name] = {**dump(value), **shrunk(value)}
@@ -310,7 +311,7 @@ def _sequences(stage: StagePlan, count: int) -> Batch:
     """The stage's first `count` sequences, of as many steps as that takes; the targets may be written to."""
     steps = next(n for n in itertools.count(1) if stage.sampler.samples(n) >= count)
     parts = [stage.sampler.batch(step) for step in range(steps)]
-    joined = {
+    joined: dict[str, Any] = {
         f: torch.cat([getattr(p, f) for p in parts])[:count] for f in ("tokens", "targets", "positions", "source")
     }
     return replace(parts[0], **joined)
@@ -378,9 +379,10 @@ def _differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[s
 def _mean_gradient(learner: Learner, batch: Batch) -> torch.Tensor:
     """Flat mean gradient of a batch as the learner hands it to the optimizer."""
     kept: list[torch.Tensor] = []
-    learner.optimizer.step = lambda: kept.extend(  # frozen ones have none
+    optimizer: Any = learner.optimizer
+    optimizer.step = lambda: kept.extend(  # frozen ones have none
         p.param.grad.flatten().clone() for p in learner.named if p.param.grad is not None
-    )  # type: ignore[method-assign, union-attr]
+    )
     learner.step(batch, Clock(0, 1))
     return torch.cat(kept)
 

@@ -109,7 +109,8 @@ class Decoder(nn.Module):
         if cache is not None:
             cache.advance(tokens.shape[1])
         normed = settle(self.norm, x, delta)[1]
-        return self.embedding.finish(normed) if hasattr(self.embedding, "finish") else normed
+        finish = getattr(self.embedding, "finish", None)
+        return normed if finish is None else finish(normed)
 
     def _reach(self, length: int) -> None:
         """Make the rotary tables at least `length` positions long."""
@@ -143,7 +144,8 @@ class Decoder(nn.Module):
                 where="cache",
                 fix=f"Ask for at most {self.max_sequence}.",
             )
-        make: Any = [block.attention.new_cache for block in self.blocks]
+        blocks: Any = self.blocks
+        make = [block.attention.new_cache for block in blocks]
         return KVCache(make, batch, capacity, self.compute_dtype, self.embedding.weight.device)
 
     def roles(self) -> dict[str, Role]:

@@ -126,7 +126,7 @@ class Config(BaseConfig):
             )
         if self.position != "rope":
             self._refuse_unused("rope_theta", "rope_scaling", because=f"position is {self.position}", fix="rope")
-        elif hasattr(self.rope_scaling, "base"):
+        elif self.rope_scaling is not None:
             self.rope_scaling.base(self.rope_theta, self.rotary_width)  # refuses what it cannot do
         if self.window is None:
             self._refuse_unused("window_pattern", because="there is no window", fix="a number of tokens")

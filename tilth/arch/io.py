@@ -18,14 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tilth.core.config import Config
 from tilth.core.errors import DataError, RecipeError
 from tilth.core.hashing import file_hash
 from tilth.core.rundir import MARK, fsync_dir, read_json, write_json
 from tilth.core.technique import dump, resolve
 
 
-def save_model(path: str | Path, config: Config, model: nn.Module, vocab_size: int, max_sequence: int) -> None:
+def save_model(path: str | Path, config: Any, model: nn.Module, vocab_size: int, max_sequence: int) -> None:
     """Write the directory `path`: weights first, model.json last; a reader never sees one without the other."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import ctypes
 import functools
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ def available() -> bool:
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
+def _library() -> Any:
     try:
         return _load()
     except Unavailable as reason:

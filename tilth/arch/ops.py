@@ -257,7 +257,7 @@ def qkv_attention_plain(
     prefix: Tensor | None = None,
 ) -> Tensor:
     q, k, v = qkv.unflatten(-1, (heads + 2 * kv_heads, -1)).split([heads, kv_heads, kv_heads], dim=2)
-    if cos is not None:
+    if cos is not None and sin is not None:
         q, k = rope_plain(q, cos, sin, positions), rope_plain(k, cos, sin, positions)
     return attention_plain(q, k, v, positions, window=window, softcap=softcap, scale=scale, prefix=prefix).flatten(2)
 

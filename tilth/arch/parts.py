@@ -206,7 +206,7 @@ class Attention(nn.Module):
 
     def _projected(self, x: Tensor) -> Tensor:
         """[B, T, D] -> queries, keys and values side by side."""
-        projections = (self.q, self.k, self.v)
+        projections: tuple[Any, ...] = (self.q, self.k, self.v)
         if not plain(*projections):
             return torch.cat([p(x) for p in projections], dim=-1)
         qkv = ops.linear_cat(x, [p.weight for p in projections])

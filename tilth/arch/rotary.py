@@ -7,10 +7,11 @@ Tables are computed in float64 and kept in float32: bfloat16 cannot tell positio
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from tilth.core.config import Config
+from tilth.core.protocols import PositionSpec
 
 
 def frequencies(theta: float, head_width: int) -> Tensor:
@@ -18,7 +19,20 @@ def frequencies(theta: float, head_width: int) -> Tensor:
     return theta ** (-torch.arange(0, head_width, 2, dtype=torch.float64, device="cpu") / head_width)
 
 
-def tables(theta: float, head_width: int, length: int, scaling: Any = None) -> tuple[Tensor, Tensor]:
+class Scaling(Config):
+    """Base of the ways of stretching rotary positions."""
+
+    @property
+    def magnitude_(self) -> float:
+        """Multiplier of cos and sin."""
+        return 1.0
+
+    def base(self, theta: float, head_width: int) -> float | None:
+        """The base that plain RoPE would need to have these frequencies; None: no plain RoPE has them."""
+        return None
+
+
+def tables(theta: float, head_width: int, length: int, scaling: PositionSpec | None = None) -> tuple[Tensor, Tensor]:
     """cos and sin for positions 0..length-1, each float32 [length, head_width/2]; scaling: a `position` technique."""
     inverse, magnitude = frequencies(theta, head_width), 1.0
     if scaling is not None:

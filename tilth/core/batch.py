@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,4 +53,5 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{n: change(v) if isinstance(v, Tensor) else v for n, v in given.items()})
+        changed: dict[str, Any] = {n: change(v) for n, v in given.items() if isinstance(v, Tensor)}
+        return replace(self, **changed)

@@ -8,7 +8,7 @@ import re
 import stat
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -25,6 +25,8 @@ class Config(BaseModel):
     )
 
 
+C = TypeVar("C", bound=Config)
+
 MAX_DEPTH = 64
 """Of mappings and lists within one another, of dotted paths, and of recipes that extend one another."""
 MAX_BYTES = 1_000_000
@@ -37,7 +39,7 @@ class _StrictLoader(yaml.SafeLoader):
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        mark = self.peek_event().start_mark
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
             raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed", mark)
         self._depth += 1
@@ -162,7 +164,7 @@ def _has_null(kind: Any) -> bool:
     return any(option in (Any, type(None)) for option in _options(kind))
 
 
-def validate(cls: type[Config], data: dict[str, Any], where: str = "") -> Any:
+def validate(cls: type[C], data: dict[str, Any], where: str = "") -> C:
     """Build `cls` from plain data, strictly. Raises RecipeError naming the full path of the first fault.
 
     Validation goes through JSON because pydantic's strict JSON mode says what a recipe means: a list is good

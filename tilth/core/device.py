@@ -31,8 +31,7 @@ def at_hand() -> torch.device:
 
 
 def _has(kind: str) -> bool:
-    found = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    return kind == "cpu" or found[kind]()
+    return kind == "cpu" or (torch.cuda.is_available() if kind == "cuda" else torch.backends.mps.is_available())
 
 
 def has_bfloat16(device: torch.device | None = None) -> bool:
@@ -43,7 +42,7 @@ def has_bfloat16(device: torch.device | None = None) -> bool:
 @functools.cache
 def _bfloat16_units(kind: str) -> bool:
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if kind == "mps":  # Metal has it from macOS 14 on
         return int(platform.mac_ver()[0].partition(".")[0] or 0) >= 14
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # also what ONEDNN_MAX_CPU_ISA takes away

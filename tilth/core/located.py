@@ -57,10 +57,10 @@ def locate(config: BaseModel, data: dict[str, Any], written_in: Callable[[str], 
     relative to the working directory. Raises RecipeError for a path that is found from the working directory only.
     """
     moved = {}
-    for place, value in places(config):
+    for place, located in places(config):
         dotted = ".".join(map(str, place))
-        there = anchored(value, Path(written_in(dotted)).parent, dotted)
-        if there != str(value) and _stands(data, place):
+        there = anchored(located, Path(written_in(dotted)).parent, dotted)
+        if there != str(located) and _stands(data, place):
             moved[place] = there
     if not moved:
         return None

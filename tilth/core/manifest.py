@@ -101,7 +101,7 @@ class Manifest:
             raise DataError(f"this file {said}.{more}", where=str(self.directory / name), fix=fix)
 
     def _read(self) -> _List | None:
-        data = read_json(self.path, _List, missing=None)
+        data: _List | None = read_json(self.path, _List, missing=None)
         if data is not None and data["checksum"] != _checksum(data["files"], data.get("of")):
             raise DataError("this list of files has changed since it was written.", where=str(self.path))
         return data

@@ -128,9 +128,9 @@ def _write_beside(aside: Path, target: Path) -> None:
             there.rename(_free(there))
         there.parent.mkdir(parents=True, exist_ok=True)
         os.replace(aside / name, there)
-    for name in listed.keys() - {p.as_posix() for p in files}:  # of an earlier export, and no longer needed
-        if _ours(target / name, listed[name]):
-            (target / name).unlink()
+    for gone in listed.keys() - {p.as_posix() for p in files}:  # of an earlier export, and no longer needed
+        if _ours(target / gone, listed[gone]):
+            (target / gone).unlink()
     fsync_dir(target)
 
 

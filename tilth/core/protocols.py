@@ -252,6 +252,14 @@ class WeightSpec(Protocol):
 class PositionSpec(Protocol):
     """A way of stretching rotary positions to longer sequences: its configuration."""
 
+    @property
+    def magnitude_(self) -> float:
+        """Multiplier of cos and sin."""
+
+    def base(self, theta: float, head_width: int) -> float | None:
+        """The base that plain RoPE would need to have these frequencies; None: no plain RoPE has them. Raises
+        RecipeError for a head it cannot serve."""
+
     def rewrite(self, inverse: torch.Tensor, theta: float) -> tuple[torch.Tensor, float]:
         """Frequencies float64 [E/2] -> (frequencies, magnitude of the tables)."""
 
@@ -349,5 +357,7 @@ class Task(Protocol):
     """An evaluation task's configuration. One that reads files also has `check()`, which is called before training
     and raises for what it could not read, and `files()`, whose contents are part of what was measured."""
 
-    def run(self, speaker: Any, held_out: Mapping[str, Sequence[str]], train: Mapping[str, Sequence[str]]) -> dict:
+    def run(
+        self, speaker: Any, held_out: Mapping[str, Sequence[str]], train: Mapping[str, Sequence[str]]
+    ) -> dict[str, Any]:
         """Results as plain data. `held_out` and `train` map a domain to its documents' texts."""

@@ -17,6 +17,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from . import layers
+from .areas import AREAS
 from .config import Config, validate
 from .errors import RecipeError
 from .hashing import content_hash
@@ -35,7 +36,7 @@ from .protocols import (
 )
 from .shipped import recipe_file
 from .step import ObjectiveConfig, ScheduleConfig
-from .technique import AREAS, config_class, excluded, names, sketching, slot, used
+from .technique import config_class, excluded, names, sketching, slot, use, used
 from .tokens import HoldsTokens
 
 Name = str
@@ -191,7 +192,7 @@ class Eval(Config):
     """Steps between held-out evaluations while training; null: only at the end."""
     max_tokens: int = Field(15_000, gt=0)
     """Held-out tokens per domain used while training; the final evaluation uses all of them."""
-    tasks: list[Annotated[Task, slot("task")]] = Field([{"use": "bits_per_byte"}])
+    tasks: list[Annotated[Task, slot("task")]] = Field([use("bits_per_byte")])
     """What is measured at the end."""
     during: list[Annotated[Task, slot("task")]] = []
     """What is measured at each evaluation while training, besides bits per byte; a `limit` keeps it short."""
@@ -241,7 +242,7 @@ class Recipe(Config):
     init: Located | None = None
     """A run or Hugging Face directory whose weights training starts from; null: random weights from `seed`."""
     stages: list[Stage] = Field(min_length=1)
-    precision: Annotated[PrecisionSpec, slot("precision")] = Field({"use": "bf16"}, validate_default=True)
+    precision: Annotated[PrecisionSpec, slot("precision")] = Field(use("bf16"), validate_default=True)
     """Arithmetic of the forward and backward pass; weights and optimizer state are float32 either way."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile: auto uses it where it pays (CUDA)."""
@@ -292,7 +293,8 @@ class Recipe(Config):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that loads back to an equal recipe."""
-        return json.loads(self.model_dump_json())
+        plain: dict[str, Any] = json.loads(self.model_dump_json())
+        return plain
 
     def hash(self) -> str:
         """Content hash of everything that decides what is trained and written (16 hex digits)."""
@@ -376,7 +378,7 @@ def from_dict(data: dict[str, Any], where: str = "recipe", origins: dict[str, st
 
 def to_yaml(recipe: Recipe) -> str:
     """The resolved recipe as YAML; loading it gives an equal recipe."""
-    return yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True, width=100)
+    return str(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True, width=100))
 
 
 def schema() -> dict[str, Any]:
@@ -432,7 +434,7 @@ def _spell_out(data: dict[str, Any]) -> dict[str, Any]:
             return node
         return {**node, name: [one(v) for v in node[name]]}
 
-    out = items(fields(data, _SLOTS), "hooks")
+    out: dict[str, Any] = items(fields(data, _SLOTS), "hooks")
     if isinstance(out.get("corpus"), dict):
         corpus = items(out["corpus"], "curate")
         for name in ("sources", "held_out"):
@@ -481,7 +483,7 @@ DATA_RUN = "data_run"
 def _of_data_run(recipe: dict[str, Any], run: str) -> dict[str, Any]:
     """The recipe with the corpus and the tokenizer that `data: run` stands for."""
     corpus = recipe.get("corpus") or {}
-    source = {"use": "curated", "path": run, "tiers": None, "where": {}}
+    source: dict[str, Any] = {"use": "curated", "path": run, "tiers": None, "where": {}}
     ours = {"sources": {DATA_RUN: source}, "curate": [], "holdout": {**Holdout().model_dump(), "fraction": 0.0}}
     for field, value in corpus.items() if isinstance(corpus, dict) else ():
         if field in ours and value is not None and value != ours[field]:

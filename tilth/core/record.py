@@ -24,8 +24,10 @@ from .manifest import LIST, Manifest
 from .rundir import RunDir, foreign, json_text, read_json, read_rows, read_text, sweep, write_json, write_whole
 
 IDENTITY, DONE = "identity.json", "done.json"
-_AGAIN = ("recipe.yaml", "origins.json", "versions.json", "plan.json", "data.json", "status.json", "report.html")
-_AGAIN += ("generation_config.json", "origin.json")
+_AGAIN = (
+    *("recipe.yaml", "origins.json", "versions.json", "plan.json", "data.json", "status.json", "report.html"),
+    *("generation_config.json", "origin.json"),
+)
 """Written whenever the run is opened or ends."""
 _ROWS = ("metrics.jsonl", "events.jsonl")
 _MADE = ("eval.json", "samples.json")

@@ -17,7 +17,15 @@ from .areas import AREAS, folder_of
 from .config import Config
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_PLAIN = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict, "Literal": Literal}
+_PLAIN: dict[str, Any] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "bool": bool,
+    "list": list,
+    "dict": dict,
+    "Literal": Literal,
+}
 _BOUNDS = {"gt", "ge", "lt", "le", "min_length", "max_length"}
 
 
@@ -37,12 +45,9 @@ def sketch(area: str, name: str, slot: Callable[[str], Any]) -> type[Config]:
     """A configuration class like the technique's; `slot` marks a field that holds a technique of an area."""
     path = folder_of(area) / f"{name}.py"
     fields = _fields(path, "Config") if path.is_file() else None
-    made: Any
-    if fields is None:
-        made = create_model("Config", __base__=_Open)
-    else:
-        described: dict[str, Any] = {field: _described(node, slot) for field, node in fields.items()}
-        made = create_model("Config", __base__=_Sketch, **described)
+    described: dict[str, Any] = {field: _described(node, slot) for field, node in (fields or {}).items()}
+    base: type[Config] = _Open if fields is None else _Sketch
+    made = create_model("Config", __base__=base, **described)
     made.__module__ = f"{AREAS[area]}.{name}"
     return made
 

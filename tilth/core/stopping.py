@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
+from typing import Any
 
 STOPPING = tuple(s for s in signal.Signals if s.name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"))
 """SIGUSR1 is the early warning batch systems can be told to send (Slurm: `--signal=USR1@60`), SIGHUP says that the
@@ -36,7 +37,7 @@ class Interrupt:
         self.requested: str | None = None
         """Name of the first signal that came, such as "SIGTERM"; None if none did."""
         self._raising = raising
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, Any] = {}
         self._first, self._told = 0.0, False
 
     def __enter__(self) -> Interrupt:
@@ -50,7 +51,7 @@ class Interrupt:
 
     def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
         for number, before in self._before.items():
-            signal.signal(number, signal.SIG_DFL if before is None else before)  # type: ignore[arg-type]
+            signal.signal(number, signal.SIG_DFL if before is None else before)
         self._before.clear()
 
     @contextmanager

@@ -38,18 +38,21 @@ _CARD = re.compile(r"^CARD(?:: [^=\n]+)? = (\{\n.*?^\})$", re.M | re.S)
 
 @functools.cache
 def _literal_card(path: str, mtime_ns: int) -> dict[str, Any] | None:
+    found: dict[str, Any]
     text = Path(path).read_text(encoding="utf-8")
     if "CARD" not in text:
         return None
     if block := _CARD.search(text):  # parsing the card alone keeps a listing of all techniques fast
         try:
-            return ast.literal_eval(block[1])
+            found = ast.literal_eval(block[1])
+            return found
         except (SyntaxError, ValueError):
             pass
     try:
         for node in ast.parse(text).body:
             if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "CARD" for t in node.targets):
-                return ast.literal_eval(node.value)
+                found = ast.literal_eval(node.value)
+                return found
     except SyntaxError as err:
         raise RecipeError(f"this is no Python: {err.msg}.", where=f"{path}, line {err.lineno}") from None
     except ValueError:
@@ -93,8 +96,8 @@ UNSAID: dict[str, Any] = {
 
 
 def card(area: str, name: str) -> dict[str, Any]:
-    """The card of a technique, whole: what it does not say is there as `UNSAID` (entry-point techniques are imported for
-    theirs)."""
+    """The card of a technique, whole: what it does not say is there as `UNSAID` (entry-point techniques are imported
+    for theirs)."""
     path = folder_of(area) / f"{name}.py"
     found = read_card(path) if path.is_file() else getattr(_module(area, name), "CARD", None)
     if found is None:
@@ -190,7 +193,7 @@ BASES: dict[str, type[Config]] = {"objective": ObjectiveConfig, "schedule": Sche
 
 def config_class(area: str, name: str) -> type[Config]:
     """The `Config` class of a technique. Raises RecipeError with the nearest names."""
-    found = _module(area, name).Config
+    found: type[Config] = _module(area, name).Config
     base = BASES.get(area)
     if base is not None and not issubclass(found, base):
         raise RecipeError(
@@ -201,7 +204,7 @@ def config_class(area: str, name: str) -> type[Config]:
     return found
 
 
-def resolve(area: str, data: Any) -> Config:
+def resolve(area: str, data: Any) -> Any:
     """`{"use": "muon", "lr": 0.02}` or the bare name `"muon"` -> that technique's configuration."""
     if isinstance(data, Config):
         return data
@@ -241,7 +244,7 @@ def _sketch(area: str, name: str) -> type[Config]:
     return sketch(area, name, slot)
 
 
-def _identity(config: Config) -> tuple[str, str] | None:
+def _identity(config: object) -> tuple[str, str] | None:
     """Area and name of the technique that a configuration is of; None if it is none's."""
     module = type(config).__module__
     package, _, name = module.rpartition(".")
@@ -252,13 +255,13 @@ def _identity(config: Config) -> tuple[str, str] | None:
     return None if brought is None else (brought.partition(".")[0], brought.partition(".")[2])
 
 
-def use_name(config: Config) -> str:
+def use_name(config: object) -> str:
     """The name under which a technique's configuration stands in a recipe."""
     found = _identity(config)
     return found[1] if found else type(config).__module__.rpartition(".")[2]
 
 
-def excluded(config: Config) -> list[str]:
+def excluded(config: object) -> list[str]:
     """Ids and patterns ("weights.*") that a technique's card says must not stand in the same recipe."""
     found = _identity(config)
     listed = card(*found).get("excludes") if found else None
@@ -276,9 +279,15 @@ def used(config: Config) -> dict[str, Config]:
     return out
 
 
-def dump(config: Config) -> dict[str, Any]:
+def dump(config: object) -> dict[str, Any]:
     """Plain data of a technique's configuration, `use` first."""
+    assert isinstance(config, Config)
     return {"use": use_name(config), **json.loads(config.model_dump_json())}
+
+
+def use(name: str) -> Any:
+    """The default of a slot: the technique of this name."""
+    return {"use": name}
 
 
 @dataclass(frozen=True)
@@ -297,7 +306,8 @@ class slot:
 
     def _resolved(self, value: Any) -> Config:
         try:
-            return resolve(self.area, value)
+            found: Config = resolve(self.area, value)
+            return found
         except RecipeError as err:
             raise _Carried(err) from None
 

@@ -209,8 +209,8 @@ def documents_key(corpus: Corpus) -> str:
     configs = [*corpus.sources.values(), *corpus.held_out.values(), *corpus.curate]
     modules = sorted({type(c).__module__ for c in configs} | {__name__})
     code = source_hash(*(sys.modules[m] for m in modules), holdout, *_READERS)
-    sources = [[name, dump(s), s.fingerprint()] for name, s in corpus.sources.items()]  # type: ignore[attr-defined]
-    own = [[name, dump(s), s.fingerprint()] for name, s in corpus.held_out.items()]  # type: ignore[attr-defined]
+    sources = [[name, dump(s), s.fingerprint()] for name, s in corpus.sources.items()]
+    own = [[name, dump(s), s.fingerprint()] for name, s in corpus.held_out.items()]
     steps = [dump(step) for step in corpus.curate]
     reads = list(steps_module.fingerprints((use_name(step), step) for step in corpus.curate))
     return content_hash([sources, own, steps, reads, corpus.holdout.model_dump(), corpus.on_error, code])
@@ -251,7 +251,7 @@ class _Writer:
 
 def _build(corpus: Corpus, aside: Path, key: str, say: Callable[[str], None]) -> None:
     """Read and judge every source, then split. Two passes: what is held out depends on all that was kept."""
-    steps = [(use_name(step), step.build()) for step in corpus.curate]  # type: ignore[attr-defined]
+    steps = [(use_name(step), step.build()) for step in corpus.curate]
     steps_module.check(steps, ("document", "ordered"), FOR_ENGINE)
     notices = [f"{name}: {notice}" for name, step in steps for notice in steps_module.notices(step)]
     for notice in notices:
@@ -266,7 +266,7 @@ def _build(corpus: Corpus, aside: Path, key: str, say: Callable[[str], None]) ->
             kept[name] = []
             books = ledger.of(name)
             with _Writer(aside / f"{name}.parquet") as writer, progress.stage(f"reading {name}") as advance:
-                for batch in source.read(books):  # type: ignore[attr-defined]
+                for batch in source.read(books):
                     ledger.read(name, batch.num_rows)
                     batch = _without_copies(batch, overlap, ledger, name)
                     batch = _without_copies(judge(batch, steps, ledger, name, shared), overlap, ledger, name)

@@ -56,7 +56,7 @@ def glimpse(corpus: Corpus, max_bytes: int | None = None) -> dict[str, Part]:
     Copies that stand far apart are not found, so what deduplication would drop is counted. Raises DataError if a
     source is missing or nothing of what was seen of it is kept.
     """
-    steps = [(use_name(step), step.build()) for step in corpus.curate]  # type: ignore[attr-defined]
+    steps = [(use_name(step), step.build()) for step in corpus.curate]
     steps_module.check(steps, ("document", "ordered"), FOR_ENGINE)
     each = max(LEAST_BYTES, (max_bytes or MAX_BYTES) // len(corpus.sources))
     shared: dict[str, Any] = {}

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tilth.core.areas import AREAS
 from tilth.core.config import read_yaml
 from tilth.core.errors import RecipeError, nearest
 from tilth.core.recipe import Recipe
-from tilth.core.technique import AREAS
 
 from .runs import Arm, Rehearsal, resolve
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tilth.core import plugins
+from tilth.core.areas import AREAS
 from tilth.core.errors import RecipeError, nearest
 from tilth.core.shipped import PACKAGE, shipped
-from tilth.core.technique import AREAS, card, file_of, names, unreadable
+from tilth.core.technique import card, file_of, names, unreadable
 
 TESTED = ("optim", "schedule", "objective", "weights", "attention", "feedforward", "embedding", "position", "precision")
 """Areas whose techniques claim something a comparison can show; each technique there has evidence or an exemption."""
@@ -67,7 +68,7 @@ def split(identity: str) -> tuple[str, str]:
     if isinstance(unusable := plugins.find(identity), plugins.Broken) and name not in names(area):
         raise RecipeError(f"{unusable}.")
     if name not in names(area):
-        fix = nearest(name, names(area)).replace("'", f"'{area}.", 1) if names(area) else None
+        fix = nearest(name, names(area)).replace("'", f"'{area}.", 1) if names(area) else ""
         raise RecipeError(f"there is no technique '{identity}'.", fix=fix)
     return area, name
 
@@ -197,8 +198,10 @@ def _default(value: ast.expr | None) -> str | None:
 
 
 def _doc(node: ast.stmt | None) -> str:
-    told = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-    return " ".join(node.value.value.split()) if told else ""  # type: ignore[union-attr]
+    match node:
+        case ast.Expr(value=ast.Constant(value=str(told))):
+            return " ".join(told.split())
+    return ""
 
 
 def docstring(identity: str) -> str:

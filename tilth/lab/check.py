@@ -20,7 +20,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tilth.core import recipe as recipes
+import yaml
+
 from tilth.core.config import read_yaml
 from tilth.core.errors import DivergedError, Interrupted, ProofFailed, RecipeError, RunInUse, TilthError
 from tilth.core.recipe import Recipe
@@ -150,14 +151,16 @@ def _try(identity: str, seeds: int, recipe: str | Path | None, root: str | Path,
             return {}
         return _write(identity, _record(identity, trial, [], [], None, "needs a GPU", "no GPU was at hand"), say)
     common = common_recipe() if "measure" not in trial else None
-    asked = recipe or (at_hand(common, say) if common else None)
+    asked = recipe or (at_hand(common, say) if common else "")
     few = exempt.get("seeds")
     chosen = list(range(1 if few else seeds))
     begin = time.process_time()
+    tuning: list[evidence.Tried] = []
+    edges: list[str] = []
     if "measure" in trial:
         arms = _call(identity, chosen)
         setting = evidence.Setting(text=f"the technique's own trial: {trial['measure']}")
-        tuning, edges, spent = [], [], time.process_time() - begin
+        spent = time.process_time() - begin
     else:
         arms, setting, tuning, edges, spent = _run(identity, trial, chosen, asked, root, say)
     effect, verdict = _judge(trial, arms, bool(few))
@@ -236,18 +239,18 @@ def _run(
     outcomes = runs.run_all(recipe, arms, seeds, **running)
     records = []
     for arm in arms:
-        own = [o for o in outcomes if o.arm == arm.name]
-        domains = sorted({d for o in own for d in o.bits_per_byte})
+        ended = [o for o in outcomes if o.arm == arm.name]
+        domains = sorted({d for o in ended for d in o.bits_per_byte})
         records.append(
             evidence.ArmRecord(
                 name=arm.name,
                 overrides=list(arm.overrides),
-                values=[None if o.diverged else o.bits for o in own],
-                per_domain={d: [None if o.diverged else o.bits_per_byte.get(d) for o in own] for d in domains},
-                cpu_seconds=sum(o.cpu_seconds for o in own),
-                peak_memory_bytes=max(o.peak_memory_bytes for o in own),
-                state_bytes=next((o.optimizer_state_bytes for o in own if not o.diverged), None),
-                state_bytes_estimate=own[0].optimizer_state_estimate,
+                values=[None if o.diverged else o.bits for o in ended],
+                per_domain={d: [None if o.diverged else o.bits_per_byte.get(d) for o in ended] for d in domains},
+                cpu_seconds=sum(o.cpu_seconds for o in ended),
+                peak_memory_bytes=max(o.peak_memory_bytes for o in ended),
+                state_bytes=next((o.optimizer_state_bytes for o in ended if not o.diverged), None),
+                state_bytes_estimate=ended[0].optimizer_state_estimate,
             )
         )
     base = next((o for o in outcomes if o.arm == "baseline" and not o.diverged), outcomes[-1])
@@ -406,7 +409,7 @@ def _record(
         tuning_seed=TUNING_SEED if tuning else None,
         seeds=seeds,
         effect=effect,
-        verdict=verdict,  # type: ignore[arg-type]
+        verdict=verdict,
         exempt=exempt,
         versions=device.versions(),
         source_hash=evidence.source_hash(identity),
@@ -486,7 +489,7 @@ def short_recipe(root: str | Path) -> Path:
         sources[name] = {"use": "files", "path": str(file), "separator": "\n\n"}
     common["corpus"] = {"sources": sources, "holdout": {"fraction": 0.2, "max_bytes": 2000}}
     common["name"] = "short"
-    text = recipes.yaml.safe_dump(common, sort_keys=False)
+    text = yaml.safe_dump(common, sort_keys=False)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_whole(path, text)
     return path

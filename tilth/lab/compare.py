@@ -129,7 +129,7 @@ def compare(
     for row, recipe_of in zip([*result["arms"], result["null"]], ran, strict=True):
         row |= {"differs": differences(recipe_of, ran[0]), "rates": rates(recipe_of)}
     for row in result["arms"] if tuning else ():
-        row["tuned"] = tuning["best"][row["name"]]
+        row["tuned"] = (tuning or {})["best"][row["name"]]
     write_json(folder / "compare.json", result)
     from .page import write
 
@@ -197,8 +197,9 @@ def _common(recipe: str | Path | Recipe, overrides: Sequence[str], budget: Budge
         # seconds become steps once speed is measured; the probe's steps stand in until then
         text = f"budget.steps={PROBE_STEPS}" if budget.unit == "seconds" else budget.override()
         found = recipes.override(found.to_dict(), {}, [text], where=found.name).recipe
-    tasks = []
-    for task in found.eval.tasks:
+    tasks: list[Any] = []
+    own: list[Any] = found.eval.tasks
+    for task in own:
         if use_name(task) == "bits_per_byte":
             task = task.model_copy(update={"baselines": []})
         tasks.append(task)

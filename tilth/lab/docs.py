@@ -10,9 +10,10 @@ import re
 import sys
 from pathlib import Path
 
+from tilth.core.areas import AREAS
 from tilth.core.rundir import write_whole
 from tilth.core.shipped import PACKAGE
-from tilth.core.technique import AREAS, names
+from tilth.core.technique import names
 
 from . import evidence
 from .catalog import TESTED, Entry, entries

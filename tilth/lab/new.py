@@ -8,10 +8,11 @@ import os
 import re
 from pathlib import Path
 
+from tilth.core.areas import AREAS
 from tilth.core.errors import RecipeError, nearest
 from tilth.core.rundir import whole_dir, write_whole
 from tilth.core.shipped import PACKAGE, in_checkout
-from tilth.core.technique import AREAS, file_of
+from tilth.core.technique import file_of
 from tilth.core.version import VERSION
 
 from .templates import TEMPLATES

@@ -271,13 +271,10 @@ def build(recipe: Recipe, start: Any) -> tuple[Any, Any]:
     """
     from tilth.train.learner import equip, named_params
 
-    model = recipe.model.build(start.vocab_size, start.max_sequence)  # type: ignore[attr-defined]
+    model = recipe.model.build(start.vocab_size, start.max_sequence)
     equip(model, (stage.objective for stage in recipe.stages), recipe.seed)
-    recipe.precision.attach(model)  # type: ignore[attr-defined]
-    optimizers = [
-        recipe.precision.wrap(stage.optim.build(named_params(model)))  # type: ignore[attr-defined]
-        for stage in recipe.stages
-    ]
+    recipe.precision.attach(model)
+    optimizers = [recipe.precision.wrap(stage.optim.build(named_params(model))) for stage in recipe.stages]
     return model, optimizers[0]
 
 
@@ -477,7 +474,10 @@ class _Child:
 
     def code(self) -> int | None:
         """The exit code; None while it runs."""
-        return self.nursery.code(self.number) if self.nursery is not None else self._process.poll()  # type: ignore[union-attr]
+        if self.nursery is not None:
+            return self.nursery.code(self.number)
+        assert self._process is not None
+        return self._process.poll()
 
     def error(self) -> TilthError | None:
         """The error of the ended process, if it failed; its log stays then."""

@@ -71,7 +71,7 @@ class Momentum(torch.optim.Optimizer):
     """Steps every parameter that has a gradient; built by `Config.build`."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step; the gradients are left as they are."""
         for group in self.param_groups:
             for p in group["params"]:
@@ -538,7 +538,7 @@ class Config(Plain):
         def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             return ops.linear(kept(x, self.bits), kept(weight, self.bits), bias)
 
-        for module in model.modules():  # type: ignore[attr-defined]
+        for module in model.modules():
             if isinstance(module, Linear):
                 module.multiply = multiply
 

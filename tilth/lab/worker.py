@@ -236,8 +236,8 @@ def _curve(directory: Path, rows: list[dict[str, Any]], tokens: list[int]) -> tu
     starts = [i for i in range(1, len(rows)) if rows[i]["stage"] != rows[i - 1]["stage"]]
     smoothed = smooth([r["loss"] for r in rows], starts)
     keep = sorted({round(i * (len(rows) - 1) / 199) for i in range(200)}) if rows else []
-    points = [(tokens[i], float(smoothed[i])) for i in keep if smoothed[i] is not None]  # type: ignore[arg-type]
-    return [(t, v) for t, v in points if math.isfinite(v)], "smoothed training loss"
+    points = [(tokens[i], smoothed[i]) for i in keep]
+    return [(t, float(v)) for t, v in points if v is not None and math.isfinite(v)], "smoothed training loss"
 
 
 def _state_bytes(directory: Path) -> int | None:

@@ -152,7 +152,7 @@ def trial(seed: int) -> dict[str, float]:
     from . import trials
 
     text = trials.Redundant(seed)
-    arms = {"technique": Config(), "baseline": trials.next_token}
+    arms: dict[str, Any] = {"technique": Config(), "baseline": trials.next_token}
     return {
         arm: trials.mean_loss(trials.next_token, trials.train(it, text.batches("train"), seed), text.batches("test"))
         for arm, it in arms.items()

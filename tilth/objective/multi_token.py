@@ -89,7 +89,7 @@ def trial(seed: int) -> dict[str, float]:
     from . import trials
 
     text = trials.Copies(seed)
-    arms = {"technique": Config(weight=0.3), "baseline": trials.next_token}
+    arms: dict[str, Any] = {"technique": Config(weight=0.3), "baseline": trials.next_token}
     return {
         arm: trials.mean_loss(text.repeats, trials.train(it, text.batches("train"), seed), text.batches("test"))
         for arm, it in arms.items()

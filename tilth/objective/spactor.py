@@ -92,6 +92,7 @@ class Config(ObjectiveConfig):
         if not self.mask_rate or clock.step >= self.switch * clock.steps:
             return Loss(*likelihood.next_token(model, made), {})
         ordinary = model.vocab_size - self.extra_tokens
+        assert made.prefix is not None  # what was corrupted is seen from both sides
         readable = (made.positions < made.prefix) & (made.tokens < ordinary)
         chosen, luck = self._choices(made, readable, clock)
         filled, generator = self._filled(model, made, chosen, luck, ordinary)

@@ -29,14 +29,17 @@ SPLITS = {"train": STEPS, "test": TESTS}
 Data = Sequence[Batch]
 
 
-def packed(rows: Sequence[Sequence[np.ndarray]], source: Sequence[int] | None = None, sources=()) -> Batch:
+def packed(
+    rows: Sequence[Sequence[np.ndarray]], source: Sequence[int] | None = None, sources: Sequence[str] = ()
+) -> Batch:
     """A batch of rows, each of documents that fill SEQUENCE tokens."""
     tokens = np.stack([np.concatenate(row) for row in rows]).astype(np.int64)
     place = np.stack([np.concatenate([np.arange(len(d)) for d in row]) for row in rows]).astype(np.int32)
     targets = np.full_like(tokens, IGNORE)
     targets[:, :-1] = np.where(place[:, 1:] > 0, tokens[:, 1:], IGNORE)
     label = None if source is None else torch.tensor(source)
-    return Batch(*(torch.from_numpy(a) for a in (tokens, targets, place)), source=label, sources=tuple(sources))
+    a, b, c = (torch.from_numpy(each) for each in (tokens, targets, place))
+    return Batch(a, b, c, source=label, sources=tuple(sources))
 
 
 class Chain:
@@ -82,7 +85,7 @@ def model(seed: int, objective: Any = None) -> Any:
     return made
 
 
-def train(objective: Callable[..., Loss], data: Data, seed: int, lr: float = 3e-3, start: Any = None) -> Any:
+def train(objective: Callable[[Step], Loss], data: Data, seed: int, lr: float = 3e-3, start: Any = None) -> Any:
     """A model trained on the data once, with AdamW and a linear decay after a short warm-up."""
     net = model(seed, objective) if start is None else start
     optim = torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)

@@ -70,7 +70,7 @@ class BackSlash(Wrapper):
         self.shrinkage, self.offset, self.vectors = shrinkage, offset, vectors
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step of the base and the pull towards short codes."""
         loss = self.base.step(closure)
         weights: list[Tensor] = [n.param for n in self.stepped() if self.vectors or n.role != "vector"]

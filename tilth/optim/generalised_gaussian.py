@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from scipy.special import gammaincinv  # type: ignore[import-untyped]
+from scipy.special import gammaincinv
 from torch import Tensor
 
 

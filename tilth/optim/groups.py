@@ -88,6 +88,11 @@ def beside_adamw(
     return [group for group in groups if group["params"]]
 
 
+def gradients(params: Iterable[Tensor]) -> list[Tensor]:
+    """The gradients of parameters that have one."""
+    return [p.grad for p in params if p.grad is not None]
+
+
 class GroupedOptimizer(torch.optim.Optimizer):
     """Steps a group whose `rule` is "adamw" with torch's AdamW, any other with the subclass's `update`."""
 
@@ -95,7 +100,7 @@ class GroupedOptimizer(torch.optim.Optimizer):
         super().__init__(groups, {})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step of every parameter that has a gradient; the gradients are left as they are."""
         loss = None
         if closure is not None:
@@ -123,7 +128,7 @@ class GroupedOptimizer(torch.optim.Optimizer):
         states = [self.state[p] for p in params]
         adamw(
             params,
-            [p.grad for p in params],  # type: ignore[misc]
+            gradients(params),
             [s["exp_avg"] for s in states],
             [s["exp_avg_sq"] for s in states],
             [],

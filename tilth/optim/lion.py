@@ -23,7 +23,7 @@ from torch import Tensor
 from tilth.core.config import Config as Base
 from tilth.core.protocols import NamedParam
 
-from .groups import GroupedOptimizer, decay_groups, value_bytes
+from .groups import GroupedOptimizer, decay_groups, gradients, value_bytes
 
 CARD = {
     "title": "Lion",
@@ -68,8 +68,8 @@ class Lion(GroupedOptimizer):
         for p in params:
             if not self.state[p]:
                 self.state[p]["exp_avg"] = torch.zeros_like(p)
-        momenta, grads = [self.state[p]["exp_avg"] for p in params], [p.grad for p in params]
-        signs = torch._foreach_sign(torch._foreach_lerp(momenta, grads, 1 - group["betas"][0]))  # type: ignore[arg-type]
+        momenta, grads = [self.state[p]["exp_avg"] for p in params], gradients(params)
+        signs = torch._foreach_sign(torch._foreach_lerp(momenta, grads, 1 - group["betas"][0]))
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(params, signs, alpha=-group["lr"])
-        torch._foreach_lerp_(momenta, grads, 1 - group["betas"][1])  # type: ignore[arg-type]
+        torch._foreach_lerp_(momenta, grads, 1 - group["betas"][1])

@@ -100,7 +100,7 @@ class Lisa(Freezing):
         active = {None, *self.active()}
         return [n.param for n in self.named if block_of(n.name) not in active]
 
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step of the base on the drawn blocks and all that lies outside of blocks."""
         loss = super().step(closure)
         self.own["lisa_steps"] += 1

@@ -74,7 +74,7 @@ class MomentumReset(Wrapper):
         super().__init__(base, params, steps_since_reset=0)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step of the base, after a reset if it is due."""
         if self.own["steps_since_reset"] >= self.every:
             self.state.clear()

@@ -102,10 +102,10 @@ class Nexus(Wrapper):
         return replace(step, batch=last, trained=step.trained + visited)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Restore the weights and step the base with the mean of the normalised gradients."""
         owned = self.stepped()
-        gradients: list[Tensor] = [n.param.grad for n in owned]  # type: ignore[misc]
+        gradients = [n.param.grad for n in owned if n.param.grad is not None]
         scale = 1 / (float(torch.nn.utils.get_total_norm(gradients)) + 1e-12)
         torch._foreach_mul_(gradients, scale)
         if self.total is not None:

@@ -127,7 +127,7 @@ class SensitivityDropout(Wrapper):
         masked = [None if t is None else t * self.active.to(t) for t in (output if several else (output,))]
         return tuple(masked) if several else masked[0]
 
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step of the base; what was recorded lies in a state that the base has made."""
         loss = super().step(closure)
         holder = next((s for s in self.state.values() if RECORDS in s), None)
@@ -141,7 +141,7 @@ class SensitivityDropout(Wrapper):
         self.active = None
         super().zero_grad(set_to_none)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the base and what was recorded."""
         super().load_state_dict(state_dict)
         holder: dict[str, Any] = next((s for s in self.state.values() if RECORDS in s), {})

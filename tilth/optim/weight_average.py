@@ -98,7 +98,7 @@ class WeightAverage(Wrapper):
         super().__init__(base, params, average_steps=0, average_samples=0)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step of the base, then a sample if it is due."""
         loss = self.base.step(closure)
         self.own["average_steps"] += 1

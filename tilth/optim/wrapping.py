@@ -15,7 +15,7 @@ from torch import Tensor
 from tilth.core.config import Config as Base
 from tilth.core.protocols import NamedParam, OptimSpec
 from tilth.core.step import Part, Step, StepResult, part
-from tilth.core.technique import slot
+from tilth.core.technique import slot, use
 
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 
@@ -23,7 +23,7 @@ _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 class WrapperConfig(Base):
     """Configuration of an optimizer around another; a subclass adds knobs and `around`."""
 
-    base: Annotated[OptimSpec, slot("optim")] = Field("adamw")
+    base: Annotated[OptimSpec, slot("optim")] = Field(use("adamw"))
     """The optimizer inside: a name, or `{use: ..., its knobs}`. Its rate is the rate of both."""
 
     @property
@@ -56,7 +56,9 @@ class Wrapper(Part, torch.optim.Optimizer):
     base: Any
 
     def __new__(cls, base: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Wrapper:
-        return object.__new__(_kind(cls, type(base)))  # type: ignore[arg-type]
+        kinds: Any = (cls, type(base))
+        made: Wrapper = object.__new__(_kind(*kinds))
+        return made
 
     def __init__(self, base: torch.optim.Optimizer, params: Sequence[NamedParam], **own: Any) -> None:
         self.base, self.named = base, list(params)  # torch's own constructor would make groups beside the base's
@@ -102,17 +104,17 @@ class Wrapper(Part, torch.optim.Optimizer):
         """The base's weights to evaluate."""
         return part(self.base).evaluated()
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step of the base."""
         return self.base.step(closure)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.base.zero_grad(set_to_none=set_to_none)
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self) -> dict[str, Any]:
         return self.base.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.base.load_state_dict(state_dict)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -120,7 +122,7 @@ class Wrapper(Part, torch.optim.Optimizer):
 
 
 @functools.cache
-def _kind(cls: type, base: type) -> type:
+def _kind(cls: Any, base: Any) -> Any:
     return cls if hasattr(cls, "kind_of_base") else type(cls.__name__, (cls,), {"kind_of_base": base})
 
 
@@ -139,7 +141,7 @@ class Freezing(Wrapper):
             p.requires_grad_(False)
         return step
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step of the base on the rest."""
         for p in self.frozen():
             p.grad = None

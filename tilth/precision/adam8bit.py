@@ -13,7 +13,7 @@ Blocks have 256 numbers (bitsandbytes today; the paper's 2048). States are whole
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -47,9 +47,10 @@ class Config(Coarse):
 
     def attach(self, model: Model) -> None:
         """Remember which parameters are embeddings."""
-        for name, role in model.roles().items():  # type: ignore[attr-defined]
+        module: Any = model
+        for name, role in model.roles().items():
             if role == "embed":
-                model.get_parameter(name).is_embedding = True  # type: ignore[attr-defined]
+                module.get_parameter(name).is_embedding = True
 
     def wrap(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """The optimizer with its moments in 8 bits."""

@@ -192,7 +192,7 @@ class _Linear(torch.autograd.Function):
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         weight, *kept = ctx.saved_tensors
         product: Product = ctx.product
         g, steps, dy = product.gemms, product.steps, dy.reshape(-1, dy.shape[-1])

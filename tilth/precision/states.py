@@ -56,7 +56,7 @@ class Compressed(Wrapper):
         super().__init__(base, [])
         self.codec, self.what = codec, what
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Decode, the step of the base, encode. Raises PlanError if the base keeps nothing that can be compressed."""
         self._decode()
         out = self.base.step(closure)
@@ -92,7 +92,7 @@ class Compressed(Wrapper):
                 fix=f"Take an optimizer with moments, such as adamw; {', '.join(MOMENTS)} are known.",
             )
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As the base does, but codes keep their type: torch would make the parameter's of them."""
         self.base.load_state_dict(state_dict)
         params = [p for group in self.param_groups for p in group["params"]]

@@ -164,7 +164,7 @@ def histograms(result: Result) -> Iterator[dict[str, Any]]:
     for _, _, group, files in result.signal_files():
         drawn: dict[str, list[tuple[str, str, float, str]]] = {}
         for label, config in group:
-            book = config.build()  # type: ignore[attr-defined]
+            book = config.build()
             if isinstance(book, Rulebook):
                 for rule in book.rules:
                     if (found := _cut(rule, book)) is not None:

@@ -19,8 +19,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[st
 
     drawn = Table(box=None, pad_edge=False)
     for i, head in enumerate(heads):
-        side = "left" if i == 0 or head in left else "right"
-        drawn.add_column(Text(visible(head)), justify=side, overflow="fold")
+        left_aligned = i == 0 or head in left
+        drawn.add_column(Text(visible(head)), justify="left" if left_aligned else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(visible(cell)) for cell in row))
     columns = width or max(MIN_WIDTH, shutil.get_terminal_size((140, 24)).columns)

@@ -9,13 +9,13 @@ from pydantic import Field
 from tilth.core.clock import Clock
 from tilth.core.step import Rate
 from tilth.core.step import ScheduleConfig as Base
-from tilth.core.technique import slot
+from tilth.core.technique import slot, use
 
 
 class Wrapper(Base):
     """A schedule around `base`, which decides all that a subclass does not."""
 
-    base: Annotated[Base, slot("schedule")] = Field({"use": "cosine"})
+    base: Annotated[Base, slot("schedule")] = Field(use("cosine"))
     """The schedule that gives the rate, on the stage's steps."""
 
     def __call__(self, clock: Clock) -> float:

@@ -62,7 +62,7 @@ class Best:
         for path in kept:
             shutil.rmtree(path)
 
-    def restore(self, model: Any) -> dict[str, Any]:
+    def restore(self, model: Any) -> About:
         """Give the model the best weights; returns their step, value and what they are best by."""
         path, found = min(self._kept().items(), key=lambda kept: self._sign * kept[1]["value"])
         state = io.load_model(path).state_dict()

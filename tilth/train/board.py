@@ -76,7 +76,7 @@ class Board:
                 wait_for_workers=False,
                 multi_tenant=True,
             )
-            own = store.clone()
+            own: dist.Store = getattr(store, "clone")()  # torch's stubs leave it out
         except RuntimeError as err:  # the port is taken, or nobody is there
             raise RankError(
                 f"rank {self.rank} cannot meet the others at {host}:{port}.",
@@ -90,7 +90,7 @@ class Board:
 
     def phase(self, name: str) -> str:
         """Say what this rank does from now on; returns what it did."""
-        before, self._mine["phase"] = self._mine["phase"], name
+        before, self._mine["phase"] = str(self._mine["phase"]), name
         self._wake.set()
         return before
 

@@ -21,7 +21,7 @@ import torch
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
 from tilth.core.device import widest_float
-from tilth.core.protocols import Loss, NamedParam, OptimSpec, PrecisionSpec
+from tilth.core.protocols import NamedParam, OptimSpec, PrecisionSpec
 from tilth.core.step import ObjectiveConfig, Part, ScheduleConfig, Step, StepResult, View, part
 from tilth.core.technique import use_name
 
@@ -49,7 +49,7 @@ class Learner:
         self._drawn = 0  # tokens per sequence of the batch as it was drawn
         self._kept: dict[str, Any] = {}
         self.named = named_params(model)
-        self.optimizer: Any = optim.build(self.named)
+        self.optimizer = optim.build(self.named)
         if precision is not None:
             self.optimizer = precision.wrap(self.optimizer)
         self._params = [p.param for p in self.named]
@@ -93,18 +93,21 @@ class Learner:
     def _accumulate(self, step: Step) -> tuple[float, float, int, int, dict[str, float]]:
         """Gradients of the sum over this rank's batch; the loss, its divisor, targets, tokens and logs summed over
         ranks."""
-        total, weight, count, logs = 0.0, 0.0, 0, {}
+        total: torch.Tensor | int = 0
+        weight: torch.Tensor | int = 0
+        count: torch.Tensor | int = 0
+        logs: dict[str, torch.Tensor | int] = {}
         tokens = step.batch.tokens.numel() + step.trained
         for micro in step.batch.split(self._rows(step.batch)):
-            loss: Loss = self.objective(step.on(micro.to(self.world.device)))
+            loss = self.objective(step.on(micro.to(self.world.device)))
             loss.total.backward()
             total, count = total + loss.total.detach(), count + loss.count
             weight = weight + (loss.count if loss.weight is None else loss.weight)
             for name, value in loss.logs.items():
-                logs[name] = logs.get(name, 0.0) + value.detach()
-        given = {"dtype": widest_float(self.world.device), "device": self.world.device}
-        sums = torch.stack([torch.as_tensor(v, **given) for v in (total, weight, count, tokens, *logs.values())])
-        sums = self.world.sum(sums).tolist()
+                logs[name] = logs.get(name, 0) + value.detach()
+        said, dtype = (total, weight, count, tokens, *logs.values()), widest_float(self.world.device)
+        own = torch.stack([torch.as_tensor(v, dtype=dtype, device=self.world.device) for v in said])
+        sums: list[float] = self.world.sum(own).tolist()
         return sums[0], sums[1] or 1.0, int(sums[2]), int(sums[3]), dict(zip(logs, sums[4:], strict=True))
 
     def _rows(self, batch: Batch) -> int:

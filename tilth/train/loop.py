@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -53,13 +54,13 @@ def train(
     one step ahead in a thread. `save` says in a sentence what is kept. A signal saves and raises Interrupted.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="data") as pool:
-        ahead = pool.submit(fetch, clock.step) if clock.step < clock.steps else None
+        ahead = deque(pool.submit(fetch, step) for step in range(clock.step, clock.steps)[:1])
         while clock.step < clock.steps:
             begin = time.perf_counter()
-            batch = ahead.result()
+            batch = ahead.popleft().result()
             waited = time.perf_counter() - begin
             if clock.step + 1 < clock.steps:
-                ahead = pool.submit(fetch, clock.step + 1)
+                ahead.append(pool.submit(fetch, clock.step + 1))
             result = learner.step(batch, clock)
             if not result.updated:
                 watch.bad_step(clock, result, batch)

@@ -153,7 +153,7 @@ def _plan_stage(
     cursors: dict[str, int],
     world: int,
 ) -> StagePlan:
-    weights = stage.mixture.shares({name: store.num_tokens for name, store in have.items()})  # type: ignore[attr-defined]
+    weights = stage.mixture.shares({name: store.num_tokens for name, store in have.items()})
 
     def sampler_of(steps: int, stores: Mapping[str, Tokens] = have) -> Sampler:
         growth = stage.schedule.sequences(steps, stage.batch.sequences)
@@ -162,7 +162,7 @@ def _plan_stage(
             stores, weights, stage.batch.sequence, stage.batch.sequences, recipe.seed, dict(cursors), growth=growth
         )
 
-    flops = recipe.model.flops_per_token(vocab, stage.batch.sequence)  # type: ignore[attr-defined]
+    flops = recipe.model.flops_per_token(vocab, stage.batch.sequence)
     budget, per_step = stage.budget, stage.batch.tokens
 
     def fits(steps: int) -> bool:

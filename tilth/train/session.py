@@ -98,7 +98,7 @@ class Session:
         self.best = Best(self.dir.checkpoints, recipe.eval.by) if recipe.eval.keep == "best" else None
         with self.world.phase("load"):
             state = self.store.load()
-        where = state[1]["progress"] if state else {"stage": 0, "clock": 0, "tokens": 0}
+        where: dict[str, Any] = state[1]["progress"] if state else {"stage": 0, "clock": 0, "tokens": 0}
         self.bad = BadSteps(recipe, self.dir.path, self.world, self.setting.decode)
         self.bad.restore(where.get("bad_steps", self.bad.state()))
         self.world.compare("start", {"progress": where, "first weights": _print(self.model)})
@@ -287,7 +287,7 @@ class Session:
             self.dir.metrics, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
         )  # rows after the checkpoint will come again
         self.rows = Rows(self.dir.metrics)
-        self.hooks = [h.build(self.dir.path, self.dir.path.name) for h in self.recipe.hooks]  # type: ignore[attr-defined]
+        self.hooks = [h.build(self.dir.path, self.dir.path.name) for h in self.recipe.hooks]
         for hook in self.hooks:
             hook.on_start({"recipe": self.recipe.to_dict(), "plan": self.plan.numbers, "directory": str(self.dir.path)})
 

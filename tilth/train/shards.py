@@ -113,11 +113,11 @@ class ShardWriter(StorageWriter):
         self._directory, self._tensors, self._prepare, self._finish = directory, tensors, prepare, finish
         self._rank = 0
 
-    def reset(self, checkpoint_id: str | os.PathLike | None = None) -> None:
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Nothing to reset: one writer writes one checkpoint."""
 
     @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike) -> bool:
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         """Never chosen by DCP from a path."""
         return False
 
@@ -174,11 +174,11 @@ class ShardReader(StorageReader):
             for chunk in entry.chunks
         }
 
-    def reset(self, checkpoint_id: str | os.PathLike | None = None) -> None:
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Nothing to reset: one reader reads one checkpoint."""
 
     @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike) -> bool:
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         """Never chosen by DCP from a path."""
         return False
 

@@ -286,9 +286,9 @@ class Store:
     def _wrote(self, path: Path) -> bool:
         """Whether a checkpoint, finished or not, is of this run: nothing else is ever removed."""
         with contextlib.suppress(OSError, ValueError):
-            return (path / OWNER).read_text(encoding="utf-8") == self._owner
+            return bool((path / OWNER).read_text(encoding="utf-8") == self._owner)
         with contextlib.suppress(_Damaged, CheckpointError):
-            return _manifest(path).identity == self.identity  # of before there were owners
+            return bool(_manifest(path).identity == self.identity)  # of before there were owners
         return not any(path.iterdir())  # killed before it said whose it is
 
     def _free_name(self, step: int) -> Path:

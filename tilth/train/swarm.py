@@ -55,6 +55,8 @@ class Swarm(nn.Module):
             for n in names:
                 self.stacked[_key(n)].data[i] = model.get_parameter(n).data
         cos, sin = rotary.tables(config.rope_theta, config.head_width_, max_sequence, config.rope_scaling)
+        self.cos: Tensor
+        self.sin: Tensor
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
@@ -105,11 +107,11 @@ class Swarm(nn.Module):
     @property
     def _scale(self) -> float:
         scale = self.config.embedding_scale
-        return self.config.width**0.5 if scale == "sqrt_width" else scale
+        return float(self.config.width**0.5 if scale == "sqrt_width" else scale)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         """RMSNorm with each model's own gain, [S, N, D]."""
-        gain = self.stacked[_key(f"{name}.weight")]
+        gain: Tensor = self.stacked[_key(f"{name}.weight")]
         return ops.rms_norm(x, None, self.config.norm_eps) * gain[:, None].to(x.dtype)
 
     def _linear(self, x: Tensor, *names: str) -> Tensor:
@@ -173,7 +175,13 @@ def _clip(params: Iterable[nn.Parameter], limit: float) -> None:
 
 def _must_be_plain(config: Any) -> None:
     usual, given = dump(type(config)(layers=1, width=2, heads=1)), dump(config)
-    arranged = {"ffn": "swiglu", "norm": "rms", "norm_gain": "w", "norm_placement": "pre", "position": "rope"}
+    arranged: dict[str, Any] = {
+        "ffn": "swiglu",
+        "norm": "rms",
+        "norm_gain": "w",
+        "norm_placement": "pre",
+        "position": "rope",
+    }
     arranged |= {"qk_norm": "none", "attention_bias": "none", "ffn_bias": False}
     for field, value in {**arranged, **{f: usual[f] for f in PLAIN}}.items():
         if given[field] != value:

@@ -94,7 +94,7 @@ class LatentAttention(nn.Module):
         self.heads, self.widths, self.rank, self.value_width = H, [N, R], C, V
         self.window, self.softcap = config.windows[layer], config.attention_softcap
         self.scale = (N + R) ** -0.5 if config.attention_scale is None else config.attention_scale
-        self.magnitude = 1.0 if config.rope_scaling is None else getattr(config.rope_scaling, "magnitude_", 1.0)
+        self.magnitude = 1.0 if config.rope_scaling is None else config.rope_scaling.magnitude_
         linear = functools.partial(self._linear, config, f"blocks.{layer}.attention")
         self.q_down = linear("q_down", D, spec.q_rank) if spec.q_rank else None
         self.q_norm = Norm(config, spec.q_rank) if spec.q_rank else None

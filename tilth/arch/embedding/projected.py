@@ -97,7 +97,8 @@ def trial(seed: int) -> dict[str, float]:
     from tilth.arch import trials
 
     batches, out = trials.chain(seed), {}
-    for arm, knobs in (("technique", {"norm": "single", "embedding": "projected"}), ("baseline", {})):
+    arms: dict[str, dict[str, Any]] = {"technique": {"norm": "single", "embedding": "projected"}, "baseline": {}}
+    for arm, knobs in arms.items():
         model = trials.decoder(seed, **knobs)
         matrices = [model.get_parameter(n) for n, role in model.roles().items() if role == "matrix"]
         rest = [model.get_parameter(n) for n, role in model.roles().items() if role != "matrix"]

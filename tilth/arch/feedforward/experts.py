@@ -158,7 +158,8 @@ class Mixture(Part, nn.Module):
 
     def _may_group(self) -> bool:
         """Whether three products over all experts can stand for three of each."""
-        return all(plain(e.gate, e.up, e.down) and e.up.bias is None for e in self.experts)  # type: ignore[arg-type]
+        experts: Any = self.experts
+        return all(plain(e.gate, e.up, e.down) and e.up.bias is None for e in experts)
 
     def _grouped(self, tokens: Tensor, counts: Tensor) -> Tensor:
         """All experts in one product per matrix; tokens [N*k, D] are sorted by expert."""
@@ -205,7 +206,8 @@ class Mixture(Part, nn.Module):
     @property
     def activation_elements(self) -> int:
         """Elements kept per token for the backward pass."""
-        inner = sum(e.activation_elements for e in self.experts) // len(self.experts)  # type: ignore[misc]
+        experts: Any = self.experts
+        inner = sum(e.activation_elements for e in experts) // len(experts)
         shared = 0 if self.shared is None else self.shared.activation_elements
         return self.spec.active * (inner + 2 * self.router.weight.shape[1]) + 3 * self.spec.experts + shared
 
@@ -220,7 +222,7 @@ class _Pass(torch.autograd.Function):
         return y.view_as(y)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         if ctx.after is not None:
             ctx.after()
         return grad, ctx.gradient, None, None

@@ -101,8 +101,9 @@ def meaning(config: Config) -> dict[str, Any]:
     data["attention_scale"] = config.attention_scale or config.head_width_**-0.5
     data["embedding_scale"] = config.width**0.5 if config.embedding_scale == "sqrt_width" else config.embedding_scale
     scaling = config.rope_scaling
-    if hasattr(scaling, "base"):  # no more than another base
-        data |= {"rope_theta": scaling.base(config.rope_theta, config.head_width_), "rope_scaling": None}
+    base = None if scaling is None else scaling.base(config.rope_theta, config.head_width_)
+    if base is not None:  # no more than another base
+        data |= {"rope_theta": base, "rope_scaling": None}
     elif isinstance(scaling, yarn.Config):
         data["rope_scaling"] |= {"magnitude": scaling.magnitude_}
     return data
@@ -174,8 +175,8 @@ def write_rope(c: Config) -> dict[str, Any]:
     """Both spellings, so that readers before and after transformers 5 understand it."""
     theta, scaling = c.rope_theta, c.rope_scaling
     rope: dict[str, Any] = {"rope_type": "default"}
-    if hasattr(scaling, "base"):
-        theta = scaling.base(theta, c.head_width_)
+    if scaling is not None:
+        theta = scaling.base(theta, c.head_width_) or theta
     match scaling:
         case linear.Config():
             rope = {"rope_type": "linear", "factor": scaling.factor}

@@ -55,7 +55,7 @@ class Choice:
 
 def export_hf(
     path: str | Path,
-    config: Config,
+    config: Any,
     model: Decoder,
     tokenizer: Tokenizer | None,
     *,
@@ -94,7 +94,7 @@ def export_hf(
     return Export(str(path), choice.family.name, dtype, proof, tokens)
 
 
-def choose(config: Config, max_sequence: int, format: str = "auto", tokenizer: Tokenizer | None = None) -> Choice:
+def choose(config: Any, max_sequence: int, format: str = "auto", tokenizer: Tokenizer | None = None) -> Choice:
     """The architecture to write as. Raises DataError with what it cannot express, of the model or the tokenizer."""
     if format != "auto" and format not in FAMILIES:
         raise DataError(f"there is no export format {format!r:.40}.", fix="Known: auto, " + ", ".join(FAMILIES) + ".")

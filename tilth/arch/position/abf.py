@@ -15,8 +15,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from tilth.arch.rotary import frequencies
-from tilth.core.config import Config as Base
+from tilth.arch.rotary import Scaling, frequencies
 
 CARD = {
     "title": "RoPE with adjusted base frequency (ABF)",
@@ -32,7 +31,7 @@ CARD = {
 }
 
 
-class Config(Base):
+class Config(Scaling):
     theta: float = Field(500_000.0, gt=1)
     """The new base."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from tilth.core.config import Config as Base
+from tilth.arch.rotary import Scaling
 
 CARD = {
     "title": "Position interpolation",
@@ -31,7 +31,7 @@ SMALL = {"factor": 4.0}
 """Fields the contracts try it with."""
 
 
-class Config(Base):
+class Config(Scaling):
     factor: float = Field(ge=1)
     """How many times longer than what the model was trained with."""
 

@@ -15,7 +15,7 @@ import math
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tilth.core.config import Config as Base
+from tilth.arch.rotary import Scaling
 from tilth.core.errors import RecipeError
 
 CARD = {
@@ -34,7 +34,7 @@ SMALL = {"factor": 4.0, "original_sequence": 16}
 """Fields the contracts try it with."""
 
 
-class Config(Base):
+class Config(Scaling):
     factor: float = Field(ge=1)
     """How many times longer than what the model was trained with."""
     original_sequence: int = Field(gt=0)

@@ -13,8 +13,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from tilth.arch.rotary import frequencies
-from tilth.core.config import Config as Base
+from tilth.arch.rotary import Scaling, frequencies
 from tilth.core.errors import RecipeError
 
 CARD = {
@@ -34,7 +33,7 @@ SMALL = {"factor": 4.0}
 """Fields the contracts try it with."""
 
 
-class Config(Base):
+class Config(Scaling):
     factor: float = Field(ge=1)
     """How many times longer than what the model was trained with."""
 

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tilth.core.config import Config as Base
+from tilth.arch.rotary import Scaling
 
 CARD = {
     "title": "YaRN",
@@ -36,7 +36,7 @@ SMALL = {"factor": 4.0, "original_sequence": 4096, "whole_pairs": False}
 """Fields the contracts try it with."""
 
 
-class Config(Base):
+class Config(Scaling):
     factor: float = Field(ge=1)
     """How many times longer than what the model was trained with."""
     original_sequence: int = Field(gt=0)

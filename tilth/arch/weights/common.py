@@ -247,7 +247,7 @@ def largest(tensor: Tensor, ratio: float) -> Tensor:
 # ---- dense weights in and out --------------------------------------------------------------------------------------
 
 
-def layers_of(model: nn.Module) -> dict[str, nn.Module]:
+def layers_of(model: nn.Module) -> dict[str, Any]:
     """The outermost reparameterised layers of a model, by module name."""
     found = {n: m for n, m in model.named_modules() if hasattr(m, "load_dense") and hasattr(m, "dense")}
     return {n: m for n, m in found.items() if not any(n.startswith(f"{o}.") for o in found if o != n)}
@@ -281,9 +281,9 @@ def to_dense_state(model: nn.Module) -> dict[str, Tensor]:
         if not name.startswith("extras.") and not any(name.startswith(f"{place}.") for place in layers):
             out[name] = t
     for place, layer in layers.items():
-        out[f"{place}.weight"] = layer.dense()  # type: ignore[operator]
+        out[f"{place}.weight"] = layer.dense()
         if layer.bias is not None:
-            out[f"{place}.bias"] = layer.bias  # type: ignore[assignment]
+            out[f"{place}.bias"] = layer.bias
     return {n: t.detach().cpu().contiguous() for n, t in out.items()}
 
 
@@ -298,9 +298,9 @@ def load_dense_state(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     wanted = {n: t for n, t in wanted.items() if not any(n.startswith(f"{place}.") for place in layers)}
     copies: dict[str, Callable[[Tensor], object]] = {n: t.copy_ for n, t in wanted.items()}
     for place, layer in layers.items():
-        copies[f"{place}.weight"] = layer.load_dense  # type: ignore[assignment]
+        copies[f"{place}.weight"] = layer.load_dense
         if layer.bias is not None:
-            copies[f"{place}.bias"] = layer.bias.data.copy_  # type: ignore[union-attr, assignment]
+            copies[f"{place}.bias"] = layer.bias.data.copy_
     odd = sorted(copies.keys() ^ tensors.keys())
     if odd:
         raise PlanError("the dense weights are not of this model.", where=odd[0])

@@ -28,7 +28,7 @@ from tilth.core.config import Config as Base
 from tilth.core.errors import PlanError
 from tilth.core.protocols import WeightSpec
 from tilth.core.step import Part, Step, StepResult
-from tilth.core.technique import slot, use_name
+from tilth.core.technique import slot, use, use_name
 
 from .common import Wrapper, finished, forget, rebalance, uniform
 
@@ -71,7 +71,7 @@ SMALL = {"period": 2, "reset_period": 2}
 
 
 class Config(Base):
-    base: Annotated[WeightSpec, slot("weights")] = Field({"use": "structured_ffn"})
+    base: Annotated[WeightSpec, slot("weights")] = Field(use("structured_ffn"))
     """The parameterisation with a low-rank product: structured_ffn (lowrank), sltrain or lora."""
     period: int = Field(200, ge=1)
     """Steps between refactorisations."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tilth.core.config import Config as Base
 from tilth.core.protocols import WeightSpec
 from tilth.core.step import Part, Step, StepResult
-from tilth.core.technique import slot
+from tilth.core.technique import slot, use
 
 from .common import Wrapper, finished, forget, linear, parameter
 
@@ -48,7 +48,7 @@ CARD = {
 
 
 class Config(Base):
-    base: Annotated[WeightSpec, slot("weights")] = Field({"use": "structured_ffn"})
+    base: Annotated[WeightSpec, slot("weights")] = Field(use("structured_ffn"))
     """The parameterisation that is to remain."""
     share: float = Field(0.5, gt=0, le=1)
     """Part of the stage in which the dense matrices guide."""

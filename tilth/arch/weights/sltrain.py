@@ -77,7 +77,7 @@ class _Product(torch.autograd.Function):
         return x @ whole(b, a, values, index, scale).to(x.dtype).mT
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, b, a, values, index = ctx.saved_tensors
         dx = dy @ whole(b, a, values, index, ctx.scale).to(dy.dtype) if ctx.needs_input_grad[0] else None
         g = (dy.flatten(0, -2).mT @ x.flatten(0, -2)).to(b.dtype)  # [m, n]

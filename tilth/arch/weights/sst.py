@@ -73,7 +73,7 @@ class _Spectral(torch.autograd.Function):
         return (h * s.to(x.dtype)) @ left.mT
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, h, left, s, right, index = ctx.saved_tensors
         dz = dy @ left  # [..., p]
         x2, h2, dy2, dz2 = (t.flatten(0, -2) for t in (x, h, dy, dz))

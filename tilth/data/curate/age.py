@@ -12,7 +12,7 @@ from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.protocols import SignalSpec
-from tilth.core.technique import slot
+from tilth.core.technique import slot, use
 from tilth.data.engine.rulebook import Rule, Rulebook
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Config(BaseConfig):
     """Documents of a later year are dropped; null: none."""
     unknown: Literal["keep", "drop"] = "keep"
     """What happens to documents without a year."""
-    signal: Annotated[SignalSpec, slot("signal")] = Field({"use": "age"})
+    signal: Annotated[SignalSpec, slot("signal")] = Field(use("age"))
     """The signal technique that says the year; its column is `age_year`."""
 
     def build(self) -> Rules:

@@ -73,7 +73,7 @@ class C4:
             Rule("too_few_sentences", "c4_sentences < min_sentences"),
         ]
         self._book = Rulebook(rules, {"min_sentences": config.min_sentences}, [signal])
-        self._rules: text.C4Rules = signal.rules()  # type: ignore[attr-defined]
+        self._rules: text.C4Rules = signal.rules()
         self.needs = self._book.needs
 
     def judge(self, batch: pa.RecordBatch, signals: pa.RecordBatch) -> Verdicts:

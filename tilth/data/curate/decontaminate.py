@@ -129,7 +129,8 @@ class Decontaminate:
     def judge(self, batch: pa.RecordBatch, signals: pa.RecordBatch | None = None) -> Verdicts:
         """Look for items in the documents, record them, and do as the rule says."""
         n, column = batch.num_rows, batch.column("text")
-        out = Verdicts(np.ones(n, dtype=bool), [""] * n, np.full(n, np.nan), np.full(n, np.nan))
+        value, threshold = np.full(n, np.nan), np.full(n, np.nan)
+        out = Verdicts(np.ones(n, dtype=bool), [""] * n, value, threshold)
         found: list[Any] = [None] * n
         changed = {}
         for row in np.flatnonzero(self._flag(column)).tolist():
@@ -145,15 +146,15 @@ class Decontaminate:
             reason = f"contaminated: {self.index.items[item].set}"
             if self._action == "drop":
                 out.keep[row], out.reason[row] = False, reason
-                out.value[row], out.threshold[row] = share, self._coverage  # type: ignore[index]
+                value[row], threshold[row] = share, self._coverage
                 continue
             edits, hits = self._cut(row, text, words, spans)
             if hits > self._config.max_hits:
                 out.keep[row], out.reason[row] = False, f"contaminated in many places: {self.index.items[item].set}"
-                out.value[row], out.threshold[row] = hits, self._config.max_hits  # type: ignore[index]
+                value[row], threshold[row] = hits, self._config.max_hits
             elif edits[0].start == 0 and edits[0].stop == len(text):
                 out.keep[row], out.reason[row] = False, reason
-                out.value[row], out.threshold[row] = share, self._coverage  # type: ignore[index]
+                value[row], threshold[row] = share, self._coverage
             else:
                 out.edits += edits
                 edges = [0, *itertools.chain.from_iterable((e.start, e.stop) for e in edits), len(text)]

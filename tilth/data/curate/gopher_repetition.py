@@ -24,7 +24,7 @@ CARD = {
 
 
 def _share(default: float) -> float | None:
-    return Field(default, ge=0, le=1)  # type: ignore[no-any-return]
+    return Field(default, ge=0, le=1)
 
 
 class Config(BaseConfig):

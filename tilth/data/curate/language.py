@@ -8,6 +8,7 @@ Fails when: a wanted document is short or of several languages; the signal's car
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
@@ -53,10 +54,10 @@ class Language:
         signal = {"use": "language", "languages": among, "max_chars": config.max_chars, "accurate": config.accurate}
         self.needs = (resolve("signal", signal),)
 
-    def judge(self, batch: object, signals: object) -> Verdicts:
+    def judge(self, batch: pa.RecordBatch, signals: pa.RecordBatch) -> Verdicts:
         """Reasons "other language" and "language not sure" (value: the score)."""
-        codes = signals.column("language_code").to_pylist()  # type: ignore[attr-defined]
-        scores = signals.column("language_score").to_numpy(zero_copy_only=False)  # type: ignore[attr-defined]
+        codes = signals.column("language_code").to_pylist()
+        scores = signals.column("language_score").to_numpy(zero_copy_only=False)
         wanted = np.array([code in self._config.keep for code in codes], dtype=bool)
         sure = scores > self._config.min_score
         reason = [

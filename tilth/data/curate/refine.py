@@ -133,7 +133,8 @@ class Refine:
         """Write, execute and log the programs of a batch."""
         rows, limits = batch.column("text").to_pylist(), self._config
         n = len(rows)
-        out = Verdicts(np.ones(n, dtype=bool), [""] * n, np.full(n, np.nan), np.full(n, np.nan))
+        value, threshold = np.full(n, np.nan), np.full(n, np.nan)
+        out = Verdicts(np.ones(n, dtype=bool), [""] * n, value, threshold)
         facts: list[Any] = [None] * n
         for i, text in enumerate(rows):
             result = execute(text, self.programs(text), limits.min_share, limits.min_words, limits.max_errors)
@@ -147,7 +148,7 @@ class Refine:
                 }
             if result.outcome == "drop":
                 out.keep[i], out.reason[i] = False, result.reason
-                out.value[i], out.threshold[i] = result.value, result.threshold  # type: ignore[index]
+                value[i], threshold[i] = result.value, result.threshold
                 continue
             out.edits += [Edit(i, c.start, c.stop, c.rule, text[c.start : c.stop], c.put) for c in result.changes]
             rows[i] = result.text

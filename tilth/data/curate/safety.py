@@ -20,7 +20,7 @@ from pydantic import Field
 
 from tilth.core.config import Config as BaseConfig
 from tilth.core.protocols import Edit, SignalSpec, Verdicts
-from tilth.core.technique import slot
+from tilth.core.technique import slot, use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ _WORD = re.compile(r"\S+")
 class Config(BaseConfig):
     """Which levels go, which are tagged."""
 
-    signal: Annotated[SignalSpec, slot("signal")] = Field({"use": "safety"})
+    signal: Annotated[SignalSpec, slot("signal")] = Field(use("safety"))
     """The signal technique that gives `safety_level`."""
     max_level: int | None = Field(None, ge=0, le=5)
     """A document of a higher level is dropped; null: none."""

@@ -164,14 +164,15 @@ class Semantic:
         """
         n = batch.num_rows
         cluster, dropped = self._load(space, part)
-        out = Verdicts(np.ones(n, dtype=bool), [""] * n, np.full(n, np.nan), np.full(n, np.nan))
+        value, threshold = np.full(n, np.nan), np.full(n, np.nan)
+        out = Verdicts(np.ones(n, dtype=bool), [""] * n, value, threshold)
         names = ("semantic_cluster", "semantic_of", "semantic_similarity")
         out.metadata = {name: [None] * n for name in names}
         for i in range(n):
             out.metadata["semantic_cluster"][i] = cluster.get(first + i)
             if (hit := dropped.get(first + i)) is not None:
                 out.keep[i], out.reason[i] = False, "semantic duplicate"
-                out.value[i], out.threshold[i] = hit["similarity"], round(1 - self._config.epsilon, 6)  # type: ignore[index]
+                value[i], threshold[i] = hit["similarity"], round(1 - self._config.epsilon, 6)
                 out.metadata["semantic_of"][i], out.metadata["semantic_similarity"][i] = hit["of"], hit["similarity"]
         return out
 

@@ -88,8 +88,8 @@ class Config(BaseConfig):
 
     def fingerprint(self) -> str:
         """Changes with the content of the files of entries. Raises RecipeError if one cannot be read."""
-        given = {name: getattr(self, name) for name in LISTS}
-        return content_hash({name: _entries(name, g) for name, g in given.items() if isinstance(g, str)})
+        given: dict[str, Any] = {name: getattr(self, name) for name in LISTS}
+        return content_hash({name: _entries(name, given[name]) for name in given if isinstance(given[name], str)})
 
     def build(self) -> Filter:
         """The filter. Raises RecipeError if a list cannot be read."""

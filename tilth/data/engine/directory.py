@@ -32,7 +32,7 @@ def identity_of(recipe: DataRecipe) -> dict[str, Any]:
     data.pop("card", None)
     return {
         "recipe": data,
-        "sources": {n: s.fingerprint() for n, s in recipe.sources.items()},  # type: ignore[attr-defined]
+        "sources": {n: s.fingerprint() for n, s in recipe.sources.items()},
         "files": dict(_fingerprints(recipe)),
         "code": _code(),
     }
@@ -40,9 +40,9 @@ def identity_of(recipe: DataRecipe) -> dict[str, Any]:
 
 def _fingerprints(recipe: DataRecipe) -> Iterator[tuple[str, Any]]:
     """Of what steps, signals and the tokenizer read."""
-    configs = [(f"signals.{i}", config) for i, config in enumerate(recipe.signals)]
+    configs: list[tuple[str, Any]] = [(f"signals.{i}", config) for i, config in enumerate(recipe.signals)]
     for _, label, config in recipe.labelled():
-        needs = steps.needs(config.build())  # type: ignore[attr-defined]
+        needs = steps.needs(config.build())
         configs += [(label, config), *((f"{label}.{i}", need) for i, need in enumerate(needs))]
     if recipe.tokens is not None:
         configs.append(("tokenizer", recipe.tokens.tokenizer))

@@ -24,8 +24,8 @@ def only_signals(recipe: DataRecipe) -> DataRecipe:
     """The recipe that computes all signals of `recipe` and of its steps, of the text as read, and drops nothing."""
     wanted = list(recipe.signals)
     for _, _, config in recipe.labelled():
-        wanted += steps.needs(config.build())  # type: ignore[attr-defined]
-    once = {steps.signal_key(c): c for c in wanted}
+        wanted += steps.needs(config.build())
+    once = {steps.config_key(c): c for c in wanted}
     name = f"{recipe.name}-signals"[:64]
     return recipe.model_copy(
         update={"name": name, "signals": list(once.values()), "steps": [], "promote": {}, "tokens": None}
@@ -40,8 +40,8 @@ def distributions(run: str | Path) -> dict[str, dict[str, Any]]:
     meaning: dict[str, str] = {}
     for pass_, number, group, files in result.signal_files():
         for config in pass_.signals_of(number, group).values():
-            meaning |= {k: v for k, v in config.columns().items() if k not in samples}  # type: ignore[attr-defined]
-        here = {name: _Sample() for config in pass_.signals_of(number, group).values() for name in config.columns()}  # type: ignore[attr-defined]
+            meaning |= {k: v for k, v in config.columns().items() if k not in samples}
+        here = {name: _Sample() for config in pass_.signals_of(number, group).values() for name in config.columns()}
         fresh = {name: sample for name, sample in here.items() if name not in samples}
         for file in files:
             for batch in read(file):

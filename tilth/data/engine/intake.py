@@ -28,8 +28,15 @@ from .recipe import DataRecipe
 
 _Account = TypedDict(
     "_Account",
-    {"in": Count, "bytes": Count, "documents": Count}
-    | dict.fromkeys(("dropped", "quarantined", "warnings", "passed_over"), dict[str, Count]),
+    {
+        "in": Count,
+        "bytes": Count,
+        "documents": Count,
+        "dropped": dict[str, Count],
+        "quarantined": dict[str, Count],
+        "warnings": dict[str, Count],
+        "passed_over": dict[str, Count],
+    },
 )
 """What was read of a shard and what was not."""
 

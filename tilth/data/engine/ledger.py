@@ -135,9 +135,7 @@ def build(recipe: DataRecipe, plan: Plan, dir: Path, reading: list[Task]) -> dic
     for label, notice in plan.notices(recipe):
         notices.setdefault(label, []).append(notice)
     accounts = {
-        label: account
-        for _, label, config in recipe.labelled()
-        if (account := steps.account(config.build(), dir))  # type: ignore[attr-defined]
+        label: account for _, label, config in recipe.labelled() if (account := steps.account(config.build(), dir))
     }
     return {
         "sources": sources,

@@ -28,10 +28,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tilth.core.config import Config
 from tilth.core.errors import DataError, TilthError
 from tilth.core.opening import Opens
-from tilth.core.protocols import Verdicts
+from tilth.core.protocols import CurateStep, ExtractSpec, SignalSpec, Verdicts
 from tilth.core.rundir import write_json
 from tilth.core.technique import use_name
 from tilth.data.across.files import Writer, read
@@ -78,24 +77,24 @@ class Pass:
     """Its directory, such as `1-gopher_quality`."""
     tier: str
     """Tier of what passes."""
-    steps: tuple[tuple[str, Config], ...]
+    steps: tuple[tuple[str, CurateStep], ...]
     """(label, configuration) of steps of documents."""
-    extract: Config | None = None
+    extract: ExtractSpec | None = None
     """How HTML becomes text, in the first pass."""
     refuses_pages: bool = False
     """Whether HTML is quarantined, in the first pass of a recipe without an extractor."""
-    keep: tuple[Config, ...] = ()
+    keep: tuple[SignalSpec, ...] = ()
     """Signals to compute for the text before the first step, whether a step reads them or not."""
-    before: tuple[str, Config] | None = None
+    before: tuple[str, CurateStep] | None = None
     """The step across documents whose verdicts are applied first."""
-    after: tuple[str, Config] | None = None
+    after: tuple[str, CurateStep] | None = None
     """The step across documents that is sketched for."""
     promotes: bool = False
     """Whether what is left gets an id of its own, with the one it had as its parent."""
 
-    def groups(self) -> Iterator[tuple[int, list[tuple[str, Config]]]]:
+    def groups(self) -> Iterator[tuple[int, list[tuple[str, CurateStep]]]]:
         """(number of the first step, steps) of each stretch in which the texts stay as they are."""
-        group: list[tuple[str, Config]] = []
+        group: list[tuple[str, CurateStep]] = []
         first = 0
         for i, (label, config) in enumerate(self.steps):
             group.append((label, config))
@@ -114,24 +113,24 @@ class Pass:
         """Signals that the step across documents behind this pass reads."""
         return [] if self.after is None else steps.needs(_built(self.after[1]))
 
-    def signals_of(self, first: int, group: list[tuple[str, Config]]) -> dict[str, Config]:
+    def signals_of(self, first: int, group: list[tuple[str, CurateStep]]) -> dict[str, SignalSpec]:
         """Signal techniques to compute for a stretch, by key."""
         wanted = list(self.keep) if not first else []
         wanted += [need for _, config in group for need in steps.needs(_built(config))]
         if first + len(group) == len(self.steps):  # the texts that are sketched
             wanted += self._sketch_needs()
-        return {steps.signal_key(c): c for c in wanted}
+        return {steps.config_key(c): c for c in wanted}
 
 
 _BUILT: dict[str, Any] = {}
 _SIGNALS: dict[str, Any] = {}
 
 
-def _built(config: Config) -> Any:
+def _built(config: CurateStep) -> Any:
     """A built step of documents; a process builds each once, as loading a model may cost much."""
-    key = f"{type(config).__module__} {steps.signal_key(config)}"
+    key = f"{type(config).__module__} {steps.config_key(config)}"
     if key not in _BUILT:
-        _BUILT[key] = config.build()  # type: ignore[attr-defined]
+        _BUILT[key] = config.build()
     return _BUILT[key]
 
 
@@ -148,8 +147,8 @@ def run(
     """Do one part: documents of the Parquet file `source`; `repeated` are rows whose id stood before; `space` is where
     `pass_.before` worked; `opens` opens models for signals. Writes into `aside`. Raises DataError if the books do not
     balance or a step loses rows."""
-    across = pass_.before[1].build() if pass_.before else None  # type: ignore[attr-defined]
-    sketcher = pass_.after[1].build() if pass_.after else None  # type: ignore[attr-defined]
+    across = pass_.before[1].build() if pass_.before else None
+    sketcher = pass_.after[1].build() if pass_.after else None
     with _Output(aside, pass_, on_error) as out:
         first = 0
         for batch in read(source):
@@ -177,7 +176,7 @@ def run(
             out.sketch_empty(sketcher)
 
 
-def _stretch(pass_: Pass, number: int, group: list[tuple[str, Config]], signals: Signals, out: _Output) -> Signals:
+def _stretch(pass_: Pass, number: int, group: list[tuple[str, CurateStep]], signals: Signals, out: _Output) -> Signals:
     configs = pass_.signals_of(number, group)
     if configs and signals.batch.num_rows:
         signals.build(configs.values())
@@ -299,7 +298,7 @@ class _Output:
             return True
         return False
 
-    def without_failing(self, configs: dict[str, Config], signals: Signals) -> Signals:
+    def without_failing(self, configs: dict[str, SignalSpec], signals: Signals) -> Signals:
         """The documents of which the signals can be computed; the others are quarantined."""
         mask = np.ones(signals.batch.num_rows, dtype=bool)
         for i in range(signals.batch.num_rows):

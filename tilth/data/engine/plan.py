@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tilth.core.config import Config
+from tilth.core.protocols import CurateStep
 
 from . import steps
 from .passes import Pass
@@ -23,10 +23,10 @@ class Plan:
         """Cut the steps where one works across documents or a tier ends. Raises RecipeError for a step that cannot be
         run in parts."""
         out: list[Pass] = []
-        held: list[tuple[str, Config]] = []
+        held: list[tuple[str, CurateStep]] = []
         tier, before = "L1", None
 
-        def close(tier: str, after: tuple[str, Config] | None) -> None:
+        def close(tier: str, after: tuple[str, CurateStep] | None) -> None:
             first = not out
             name = f"{len(out):02d}-" + "+".join([label[3:] for label, _ in held] or ["documents"])[:60]
             out.append(
@@ -43,7 +43,7 @@ class Plan:
             )
 
         for at, label, config in recipe.labelled():
-            built = config.build()  # type: ignore[attr-defined]
+            built = config.build()
             steps.check([(label[3:], built)], ("document", "across"), "It is for the main job; name another here.")
             if at != tier:
                 close(tier, None)
@@ -61,7 +61,7 @@ class Plan:
     def notices(recipe: DataRecipe) -> Iterator[tuple[str, str]]:
         """(label, sentence) of what steps say before anything is read."""
         for _, label, config in recipe.labelled():
-            for notice in steps.notices(config.build()):  # type: ignore[attr-defined]
+            for notice in steps.notices(config.build()):
                 yield label, notice
 
     def last_of(self, tier: str) -> int:

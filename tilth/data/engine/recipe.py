@@ -105,7 +105,7 @@ class DataRecipe(Config):
             raise ValueError(f"tokens.tier is {self.tokens.tier}, which no step leads to")
         return self
 
-    def labelled(self) -> Iterator[tuple[str, str, Config]]:
+    def labelled(self) -> Iterator[tuple[str, str, CurateStep]]:
         """(tier, label, configuration) of all steps in order. A label is unique: `04-minhash`."""
         number = 1 if self.extract is not None else 0
         for tier, steps in [("L1", self.steps), *sorted(self.promote.items())]:

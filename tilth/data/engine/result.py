@@ -96,7 +96,7 @@ class Result:
     @functools.cached_property
     def _extractor(self) -> Any:
         extract = self.recipe.extract
-        return extract.build() if extract is not None else None  # type: ignore[attr-defined]
+        return extract.build() if extract is not None else None
 
     def text_of(self, found: dict[str, Any]) -> str:
         """The text of a document as `find` gives it; of a web page that was only read, what the recipe extracts."""

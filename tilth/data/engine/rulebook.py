@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tilth.core.config import Config
 from tilth.core.errors import RecipeError, nearest
-from tilth.core.protocols import Verdicts
+from tilth.core.protocols import SignalSpec, Verdicts
 
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -92,11 +91,11 @@ class Rulebook:
     """
 
     def __init__(
-        self, rules: Iterable[Rule], thresholds: Mapping[str, float | int | None], needs: Iterable[Config]
+        self, rules: Iterable[Rule], thresholds: Mapping[str, float | int | None], needs: Iterable[SignalSpec]
     ) -> None:
         self.needs = tuple(needs)
         self.thresholds = dict(thresholds)
-        columns = [name for config in self.needs for name in config.columns()]  # type: ignore[attr-defined]
+        columns = [name for config in self.needs for name in config.columns()]
         self.rules = []
         for rule in rules:
             for name in rule.names():
@@ -136,10 +135,10 @@ class Rulebook:
                 for name in rule.names() & asked:
                     hit = hit & ~absent[name]
                 if hit.any():
-                    first = tree.values[0] if isinstance(tree, ast.BoolOp) else tree
+                    first: Any = tree.values[0] if isinstance(tree, ast.BoolOp) else tree
                     reason[hit] = i + 1
-                    value[hit] = np.broadcast_to(_evaluate(first.left, values), n)[hit]  # type: ignore[attr-defined]
-                    limit = np.broadcast_to(_evaluate(first.comparators[0], values), n)  # type: ignore[attr-defined]
+                    value[hit] = np.broadcast_to(_evaluate(first.left, values), n)[hit]
+                    limit = np.broadcast_to(_evaluate(first.comparators[0], values), n)
                     threshold[hit] = limit[hit]
         names = ["", *(rule.reason for rule in self.rules)]
         return Verdicts(reason == 0, [names[i] for i in reason.tolist()], value, threshold)

@@ -110,11 +110,11 @@ def run(
 
 def known_engine(name: str) -> workers.Engine:
     """The engine of that name. Raises RecipeError with the nearest."""
-    if name not in get_args(workers.Engine):
-        raise RecipeError(
-            f"there is no engine '{name}'.", where="--engine", fix=nearest(name, get_args(workers.Engine))
-        )
-    return name  # type: ignore[return-value]
+    known: tuple[workers.Engine, ...] = get_args(workers.Engine)
+    for engine in known:
+        if engine == name:
+            return engine
+    raise RecipeError(f"there is no engine '{name}'.", where="--engine", fix=nearest(name, known))
 
 
 class _Job:
@@ -189,7 +189,7 @@ class _Job:
                 space = Space(self.dir / f"across-{label}", tuple(task.target for task in done))
                 space.dir.mkdir(exist_ok=True)
                 began, rounds = time.monotonic(), 0
-                for tasks in config.build().rounds(space):  # type: ignore[attr-defined]
+                for tasks in config.build().rounds(space):
                     rounds += 1
                     self.do(f"{label}, round {rounds}", list(tasks), summary=False)
                 self.say(f"{label}: {rounds} rounds in {time.monotonic() - began:.1f} s")

@@ -19,7 +19,7 @@ from tilth.core.config import Config
 from tilth.core.errors import RecipeError
 from tilth.core.hashing import content_hash
 from tilth.core.opening import Opens
-from tilth.core.protocols import Verdicts
+from tilth.core.protocols import CurateStep, SignalSpec, Verdicts
 from tilth.core.technique import dump, resolve
 
 Kind = Literal["document", "ordered", "across"]
@@ -44,7 +44,7 @@ def kind(step: Any) -> Kind:
     return "ordered" if getattr(step, "ordered", False) else "document"
 
 
-def needs(step: Any) -> list[Config]:
+def needs(step: Any) -> list[SignalSpec]:
     """Configurations of the signal techniques a built step reads: its `needs`, names or configurations."""
     return [resolve("signal", need) for need in getattr(step, "needs", ())]
 
@@ -88,8 +88,8 @@ def stamps(node: Any) -> Iterator[Any]:
                 yield [str(file), file.stat().st_size, file.stat().st_mtime_ns]
 
 
-def signal_key(config: Config) -> str:
-    """The same for equal configurations of one signal technique."""
+def config_key(config: SignalSpec | CurateStep) -> str:
+    """The same for equal configurations of one technique."""
     return content_hash(dump(config))
 
 
@@ -105,20 +105,20 @@ class Signals:
     opens: Opens | None = None
     columns: dict[str, dict[str, pa.Array]] = field(default_factory=dict)
 
-    def build(self, configs: Iterable[Config]) -> None:
+    def build(self, configs: Iterable[SignalSpec]) -> None:
         """Build those of these techniques that are not built yet."""
         for config in configs:
-            key = signal_key(config)
+            key = config_key(config)
             if key not in self.built:
                 self.built[key] = opening.built(config, self.opens)
 
-    def get(self, configs: Iterable[Config]) -> pa.RecordBatch:
+    def get(self, configs: Iterable[SignalSpec]) -> pa.RecordBatch:
         """Columns of these techniques, row for row."""
         out: dict[str, pa.Array] = {}
         wanted = list(configs)
         self.build(wanted)
         for config in wanted:
-            key = signal_key(config)
+            key = config_key(config)
             if key not in self.columns:
                 self.columns[key] = self.built[key].compute(self.batch)
             out |= self.columns[key]

@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tilth.core.config import Config
 from tilth.core.errors import RecipeError, nearest
 from tilth.core.layers import parse_overrides, set_dotted
 from tilth.core.protocols import Verdicts
@@ -76,14 +75,14 @@ def tune(run: str | Path, moved: Sequence[str], examples: int = 3) -> dict[str, 
     return out
 
 
-def _changes(result: Result, moved: Sequence[str]) -> tuple[dict[str, Config], dict[str, list[str]]]:
+def _changes(result: Result, moved: Sequence[str]) -> tuple[dict[str, CurateStep], dict[str, list[str]]]:
     """Label of a step -> its configuration with the moved thresholds, and the overrides that say so."""
     configs = {label: config for _, label, config in result.recipe.labelled()}
     data = result.recipe.to_dict()
     numbered = [f"steps.{i}" for i in range(len(data["steps"]))]
     numbered += [f"promote.{tier}.{i}" for tier, held in sorted(data["promote"].items()) for i in range(len(held))]
     labels = dict(zip(numbered, configs, strict=True))
-    out: dict[str, Config] = {}
+    out: dict[str, CurateStep] = {}
     overrides: dict[str, list[str]] = {}
     for dotted, value in parse_overrides(list(moved)).items():
         parts = place(dotted, data).split(".")
@@ -93,7 +92,7 @@ def _changes(result: Result, moved: Sequence[str]) -> tuple[dict[str, Config], d
             known = nearest(parts[0], [label[3:] for label in configs])
             raise RecipeError("the run has no step of this name.", where=dotted, fix=known or "Write step.name=value.")
         config = out.get(label, configs[label])
-        if not isinstance(config.build(), Rulebook | FromSketches):  # type: ignore[attr-defined]
+        if not isinstance(config.build(), Rulebook | FromSketches):
             raise _only_by_running(
                 f"'{label[3:]}' is no step of rules over signals, so it cannot be judged from them.", dotted
             )
@@ -114,8 +113,8 @@ def _only_by_running(what: str, where: str) -> RecipeError:
 
 
 def _compare(group: list[tuple[str, Config]], at: int, new: Config, files: list[Path], examples: int) -> _Move:
-    books = [config.build() for _, config in group]  # type: ignore[attr-defined]
-    moved = new.build()  # type: ignore[attr-defined]
+    books = [config.build() for _, config in group]
+    moved = new.build()
     move = _Move()
     for file in files:
         for batch in read(file):
@@ -184,7 +183,7 @@ def _show(result: Result, move: _Move) -> None:
         for example in examples:
             found = result.find(example["id"])
             example["text"] = excerpt(result.text_of(found), 300) if found else ""
-    move.then = dict(move.then.most_common())  # type: ignore[assignment]
+    move.then = Counter(dict(move.then.most_common()))
 
 
 def tell(moves: dict[str, Any]) -> Iterator[str]:

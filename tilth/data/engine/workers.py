@@ -28,10 +28,10 @@ def execute(tasks: Sequence[Task], engine: Engine, workers: int, done: Callable[
 
     Raises what the first failing task raised, once the tasks begun before it have ended; what is finished stays.
     """
-    todo = [task for task in tasks if not task.done]
-    if not todo:
+    left = [task for task in tasks if not task.done]
+    if not left:
         return
-    todo = _here(todo, spread=engine == "ray" or (engine == "daft" and workers > 1), done=done)
+    todo = _here(left, spread=engine == "ray" or (engine == "daft" and workers > 1), done=done)
     if not todo:
         return
     try:

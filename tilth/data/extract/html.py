@@ -37,9 +37,17 @@ _TIMED = "setitimer" in dir(signal)
 class Extractor(Protocol):
     """A configuration of an extraction technique."""
 
-    max_chars: int
-    max_depth: int
-    seconds: float
+    @property
+    def max_chars(self) -> int:
+        """Characters of HTML; a longer page is refused."""
+
+    @property
+    def max_depth(self) -> int:
+        """Elements inside one another; a page nested deeper is refused."""
+
+    @property
+    def seconds(self) -> float:
+        """Processor time that one page may take."""
 
     def worker(self) -> Callable[[str, str], str]:
         """The function (html, url) -> text, which runs in the child."""
@@ -93,7 +101,7 @@ class Sandboxed:
             return self._child
         if self._owner == os.getpid():
             self.close()  # of another process: a copy made by fork, whose pipes are not ours to use
-        command = [sys.executable, *self.command, json.dumps(dump(self._config))]  # type: ignore[arg-type]
+        command = [sys.executable, *self.command, json.dumps(dump(self._config))]
         path = os.pathsep.join(filter(None, sys.path))
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -376,4 +384,4 @@ def to_html(tree: Any) -> str:
 if __name__ == "__main__":
     from tilth.core.technique import resolve
 
-    serve(resolve("extract", json.loads(sys.argv[1])))  # type: ignore[arg-type]
+    serve(resolve("extract", json.loads(sys.argv[1])))

@@ -154,8 +154,8 @@ class Sampler:
         positions = columns - np.maximum.accumulate(began[:, :T], axis=1)
         targets = np.where(is_first[:, 1:] & (at_end != -1)[:, None], at_end[:, None], rows[:, 1:])
         targets[columns >= padded[:, None]] = IGNORE
-        tensors = (torch.from_numpy(np.ascontiguousarray(a)) for a in (rows[:, :T], targets, positions))
-        return Batch(*tensors, source=torch.from_numpy(source), sources=tuple(self.sources))
+        tokens, goals, places = (torch.from_numpy(np.ascontiguousarray(a)) for a in (rows[:, :T], targets, positions))
+        return Batch(tokens, goals, places, source=torch.from_numpy(source), sources=tuple(self.sources))
 
     def split_targets(self, samples: np.ndarray) -> dict[str, int]:
         """Targets of these samples by what becomes of them: "masked" (of padding, or where a document ends without a

@@ -123,8 +123,8 @@ def _policy(paragraph: bytes) -> bool:
 def _top(text: str, words: list[str], n: int) -> float:
     if len(words) < n:
         return 1.0
-    counts = Counter(zip(*(words[i:] for i in range(n)), strict=False))
-    gram = " ".join(max(counts, key=lambda g: counts[g]))
+    grams = (" ".join(gram) for gram in zip(*(words[i:] for i in range(n)), strict=False))
+    gram = Counter(grams).most_common(1)[0][0]
     return text.count(gram) * len(gram) / len(text)
 
 

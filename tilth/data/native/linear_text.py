@@ -12,6 +12,7 @@ functions are those of its released code).
 
 from __future__ import annotations
 
+import builtins
 import ctypes
 import functools
 import logging
@@ -53,7 +54,7 @@ class Spans:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[builtins.bytes]:
         for start, stop in zip(self.starts.tolist(), self.stops.tolist(), strict=True):
             yield self.bytes[start:stop].tobytes()
 

@@ -17,6 +17,7 @@ import ctypes
 import functools
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -33,8 +34,10 @@ log = logging.getLogger(__name__)
 
 RULES = ("url", "newlines", "uppercase", "numeric", "counter", "few_words", "cart", "read_more", "sign_in", "ends")
 """Rule i + 1 of a mark."""
-COUNTED = ("likes", "shares", "comments", "retweets", "reposts", "quotes", "bookmarks", "upvotes", "downvotes")
-COUNTED += ("downloads", "views", "followers")
+COUNTED = (
+    *("likes", "shares", "comments", "retweets", "reposts", "quotes", "bookmarks", "upvotes", "downvotes"),
+    *("downloads", "views", "followers"),
+)
 
 _URL = re.compile(r"[ \t-\r]{0,10}(?:https?://|ftp://|www\.)[-a-zA-Z0-9()@:%_+.~#?&/=]+")
 _COUNTER = re.compile(rf"\W*\d[,.\d]*[kmb]?\s+(?:{'|'.join(COUNTED)})\W*\Z")
@@ -126,7 +129,9 @@ def _lines(text: str, places: list[int]) -> list[list[int]]:
     return out
 
 
-def _line(text: str, places: list[int], limits: Limits, mark: object, counts: list[int]) -> None:
+def _line(
+    text: str, places: list[int], limits: Limits, mark: Callable[[list[int], int], None], counts: list[int]
+) -> None:
     line = "".join(text[i] for i in places).removesuffix("\n")
     if not line:
         return
@@ -140,7 +145,7 @@ def _line(text: str, places: list[int], limits: Limits, mark: object, counts: li
     elif len(line.split()) < limits.min_words:
         rule = 6
     if rule:
-        mark(places, rule)  # type: ignore[operator]
+        mark(places, rule)
         counts[rule - 1] += 1
         return
     if limits.short_words is None:
@@ -153,10 +158,10 @@ def _line(text: str, places: list[int], limits: Limits, mark: object, counts: li
             continue
         counts[number - 1] += 1
         gone = {k for f in found for k in range(*f.span())}
-        mark([left[k] for k in gone], number)  # type: ignore[operator]
+        mark([left[k] for k in gone], number)
         left = [i for k, i in enumerate(left) if k not in gone]
         if not "".join(text[i] for i in left).strip():
-            mark([*left, *places[len(line) :]], number)  # type: ignore[operator]
+            mark([*left, *places[len(line) :]], number)
             return
 
 

@@ -332,14 +332,14 @@ def keys(text: str) -> Iterator[Span]:
         low = max(0, sign - 256)
         if _script(text[sign + 1]) in (_NONE, _MARK):
             continue
-        found = _PASSWORD.search(text[low:sign])
-        if found and found[1].lower() != "redacted":
-            yield low + found.start(1), sign
+        password = _PASSWORD.search(text[low:sign])
+        if password and password[1].lower() != "redacted":
+            yield low + password.start(1), sign
     for sign in (m.start() for m in re.finditer("[=:]", text)):
-        found = _ASSIGNED.match(text, sign)
-        if not found:
+        assigned = _ASSIGNED.match(text, sign)
+        if not assigned:
             continue
-        value, name = found[2], sign
+        value, name = assigned[2], sign
         if not re.search("[0-9]", value) or not re.search("[A-Za-z]", value) or len(set(value)) < 10:
             continue
         while name > 0 and sign - name < 4 and text[name - 1] in " \"'":
@@ -348,7 +348,7 @@ def keys(text: str) -> Iterator[Span]:
         while first > 0 and name - first < 40 and re.match(_T, text[first - 1]):
             first -= 1
         if not _HASH.match(value) and _near(text, first, name, SECRET_NAMES):
-            yield found.span(2)
+            yield assigned.span(2)
 
 
 _FINDERS: tuple[Callable[[str], Iterator[Span]], ...] = (

@@ -66,8 +66,13 @@ COLUMNS = {
 }
 """Column -> what it is, in the order of a row. The names (and the spelling of *punctution*) are RedPajama's; of the
 signals that it gives per line, the mean or the sum over lines."""
-WHOLE = ("rps_doc_word_count", "rps_doc_num_sentences", "rps_lines_count", "rps_lines_javascript_counts")
-WHOLE += ("rps_doc_ldnoobw_words",)
+WHOLE = (
+    "rps_doc_word_count",
+    "rps_doc_num_sentences",
+    "rps_lines_count",
+    "rps_lines_javascript_counts",
+    "rps_doc_ldnoobw_words",
+)
 """Columns of whole numbers."""
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -194,7 +199,8 @@ def tables() -> tuple[np.ndarray, ...]:
 
 
 def _fold() -> np.ndarray:
-    out, pool = np.zeros(_ALL, np.uint32), []
+    out = np.zeros(_ALL, np.uint32)
+    pool: list[int] = []
     for c in range(_ALL):
         parts = unicodedata.normalize("NFD", chr(c).lower()) if not 0xD800 <= c < 0xE000 else chr(c)
         if len(parts) == 1:

@@ -295,9 +295,8 @@ def _gopher(text: str, tokens: list[str]) -> dict[str, int]:
 
 def _duplicates(parts: list[str]) -> tuple[int, int]:
     """How many parts were there before, and their characters."""
-    seen: set[str] = set()
-    again = [p for p in parts if p in seen or seen.add(p)]  # type: ignore[func-returns-value]
-    return len(again), sum(map(len, again))
+    first = set(parts)
+    return len(parts) - len(first), sum(map(len, parts)) - sum(map(len, first))
 
 
 def _repetition(text: str, tokens: list[str]) -> dict[str, int]:

@@ -127,7 +127,8 @@ def _inflated(file: Any, data: bytes, kind: str, limits: Limits) -> Iterator[byt
     dictionary = None
     if is_dictionary(data):
         data, dictionary = read_dictionary(file, data)
-    member, step = None, STEP[kind]
+    member: Any = None
+    step = STEP[kind]
     stored = inflated = 0
     while data or (data := file.read(step)):
         if member is None:

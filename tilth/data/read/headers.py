@@ -107,7 +107,9 @@ def _split(value: str, at: str) -> list[str]:
     """Parts between separators that do not stand in quotes."""
     if '"' not in value:
         return value.split(at)
-    parts, part, quoted, escaped = [], [], False, False
+    parts: list[str] = []
+    part: list[str] = []
+    quoted = escaped = False
     for c in value:
         if c == at and not quoted:
             parts.append("".join(part))

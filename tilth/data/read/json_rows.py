@@ -180,10 +180,11 @@ def _parsed(found: Iterator[Record], unit: str, limits: Limits) -> Iterator[Row]
 def joined(line: bytes) -> list[tuple[int, int]]:
     """Where the objects of a line lie that lost the line breaks between them, as when files without a last one are put
     together; empty if it is anything else."""
-    raw, spans, at, where = line.decode("utf-8", "replace"), [], 0, 0
+    raw, at, where = line.decode("utf-8", "replace"), 0, 0
+    spans: list[tuple[int, int]] = []
     between = re.compile(r"[\s,\ufeff]*")
     parser = json.JSONDecoder()
-    while (begin := between.match(raw, at).end()) < len(raw):  # type: ignore[union-attr]
+    while (gap := between.match(raw, at)) and (begin := gap.end()) < len(raw):
         try:
             value, end = parser.raw_decode(raw, begin)
         except (ValueError, RecursionError):

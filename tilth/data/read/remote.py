@@ -207,7 +207,8 @@ def listing(given: str, wanted: Callable[[PurePosixPath], bool]) -> list[Remote]
     except ImportError as err:
         raise DataError(f"a package for {scheme}:// is missing: {err}.", where=bare_url(given)) from None
     except Exception as err:
-        raise DataError(f"cannot be listed: {told(err.__cause__ or err)}.", where=bare_url(given)) from None  # type: ignore[arg-type]
+        cause = err.__cause__ if isinstance(err.__cause__, Exception) else err
+        raise DataError(f"cannot be listed: {told(cause)}.", where=bare_url(given)) from None
     names = {p: bare_url(p if is_url(p) else f"{scheme}://{p.lstrip('/')}") for p in found}
     return [Remote(names[p], p, found[p], system) for p in sorted(found, key=names.__getitem__)]
 

@@ -107,7 +107,9 @@ def fit(fitting: Fitting) -> LanguageModel:
     """Fit a model to its reference. Raises DataError for a reference without words, RecipeError for too high an
     order."""
     ordered = sorted((examples.key(t), t) for t in examples.plain(fitting.reference, fitting.text_field))
-    taught, held, size = [], [], 0
+    taught: list[str] = []
+    held: list[str] = []
+    size = 0
     for key, text in dict.fromkeys(ordered):
         if examples.uniform(key) < fitting.held_out:
             held.append(text)
@@ -116,7 +118,7 @@ def fit(fitting: Fitting) -> LanguageModel:
             size += len(text.encode())
     spans = Spans.of(texts(pa.array(taught, pa.large_string())))
     if fitting.unit == "byte":
-        streams = [np.frombuffer(t, np.uint8) for t in spans]
+        streams: list[np.ndarray] = [np.frombuffer(t, np.uint8) for t in spans]
         model = Ngram(streams, fitting.order, 8, 256)
         tables = Tables(model.tables(), 8, 256)
     else:

@@ -9,6 +9,7 @@ text of the world.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
 import json
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ def trained(examples: Examples | None, safe: Sequence[str], learning: Learning, 
     """The folder of the classifier of levels, trained now or found in the cache; see `train`."""
     given: Any = examples.fingerprint() if examples else SEED.read_text(encoding="utf-8")
     given = [given, fingerprint(safe)]
-    code = [Path(m.__file__).read_text(encoding="utf-8") for m in (linear, linear.linear_text)]
+    code = [inspect.getsource(m) for m in (linear, linear.linear_text)]
     own = Path(__file__).read_text(encoding="utf-8")
     made_of = content_hash([given, learning.model_dump(), unsafe_weight, code, own], 32)
     return kept.once("safety", made_of, lambda folder: train(examples, safe, learning, unsafe_weight).save(folder))

@@ -61,7 +61,7 @@ class Signals:
         """float64 and int64."""
         given = texts(batch.column("text"))
         ratio = np.full(len(given), np.nan)
-        data, ends = memoryview(given.bytes), given.offsets.tolist()
+        data, ends = memoryview(given.bytes.data), given.offsets.tolist()
         for i in range(len(given)):
             part = data[ends[i] : min(ends[i + 1], ends[i] + self._max)]
             if part:

@@ -12,6 +12,7 @@ Fails when: target and source differ in boilerplate; the ratio rewards that.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -95,7 +96,7 @@ class Importance:
         return parts[0] - parts[1]
 
 
-def _counted(config: Config, files: list[str]) -> tuple[np.ndarray, float]:
+def _counted(config: Config, files: Sequence[str]) -> tuple[np.ndarray, float]:
     """Counts per bucket, and mean length in characters, of a reference."""
     given = examples.plain(files, config.text_field)
     counts, _ = ngram_text.bucket_counts(Spans.of(texts(pa.array(given, pa.large_string()))), config.buckets)

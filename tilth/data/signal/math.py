@@ -35,13 +35,17 @@ COMMANDS = frozenset(
     """.split()
 )
 """LaTeX commands that count, as RedStone lists them."""
-MARKS = ("mathjax", "<math", "math-container", "katex.min.css", "latex.php", "codecogs", "tex.cgi", 'class="tex"')
-"""What OpenWebMath looks for in HTML, in lower case; RedStone adds the next."""
-MARKS += ("<annotation",)
+MARKS = (
+    *("mathjax", "<math", "math-container", "katex.min.css", "latex.php", "codecogs", "tex.cgi", 'class="tex"'),
+    "<annotation",
+)
+"""What OpenWebMath looks for in HTML, in lower case; RedStone adds the last."""
 _LATEX = re.compile(r"\\[A-Z]{0,9}[a-z]{2,9}")
 _COMMAND = re.compile(r"\\([a-z]+)(?![a-z])")
-_OPERATORS = ("+", "-", "*", "/", "%", "=", "<", ">", "^", "_", "(", ")", "[", "]", "{", "}", "||", "&&", "sqrt", "sum")
-_OPERATORS += ("int", "$")
+_OPERATORS = (
+    *("+", "-", "*", "/", "%", "=", "<", ">", "^", "_", "(", ")", "[", "]", "{", "}", "||", "&&", "sqrt", "sum"),
+    *("int", "$"),
+)
 _FORMULA = re.compile(
     r"\$\$[^$]{1,2000}\$\$|\\[\[(]|\\begin\{(?:equation|align|gather|multline|eqnarray)\*?\}"
     r"|(?<![\\$\w])\$(?![\s$])[^$\n]{1,200}(?<![\s\\$])\$(?![\w$])"

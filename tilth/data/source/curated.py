@@ -31,12 +31,16 @@ CARD = {
 }
 
 
+Tier = Literal["L1", "L2", "L3", "L4"]
+_FIRST: list[Tier] = ["L1"]
+
+
 class Config(BaseConfig):
     """Which data run, and which of its documents."""
 
     path: Located = Field(min_length=1)
     """Directory of the data run."""
-    tiers: list[Literal["L1", "L2", "L3", "L4"]] | None = Field(["L1"], min_length=1)
+    tiers: list[Tier] | None = Field(_FIRST, min_length=1)
     """Tiers whose documents are read, one after the other; null: the one that the run's tokens are of. Of several, a
     document that climbed is read where it came to, not also where it was: the ids of those are held in memory."""
     where: dict[str, str | int | bool | list[str]] = {}

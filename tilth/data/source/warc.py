@@ -163,7 +163,10 @@ class Config(BaseConfig):
         text, charset = decode_html(payload, charset or ("utf-8" if kind == "conversion" else None), media)
         if not text.strip():
             return "empty"
-        side = {"url": header.get("warc-target-uri").strip("<>"), "date": header.get("warc-date")}
+        side: dict[str, str | None] = {
+            "url": header.get("warc-target-uri").strip("<>"),
+            "date": header.get("warc-date"),
+        }
         side["WARC-Record-ID"] = header.get("warc-record-id").strip("<>").removeprefix("urn:uuid:") or None
         identity = fields.identity(side, "WARC-Record-ID" if side["WARC-Record-ID"] else None, source, ids, warn)
         metadata: dict[str, Any] = {"content_type": "text/html" if media in HTML else media, "charset": charset}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -90,8 +91,12 @@ def _cookies(line: str) -> bool:
     return _COOKIES.search(line) is not None and len(line.split()) <= _COOKIE_WORDS
 
 
+def _matches(pattern: re.Pattern[str], line: str) -> bool:
+    return pattern.fullmatch(line) is not None
+
+
 _TESTS: dict[str, Callable[[str], bool]] = {
     "navigation": _navigation,
     "cookies": _cookies,
-    **{name: lambda line, p=pattern: p.fullmatch(line) is not None for name, pattern in _LINES.items()},  # type: ignore[misc]
+    **{name: functools.partial(_matches, pattern) for name, pattern in _LINES.items()},
 }

@@ -84,22 +84,28 @@ class _Wrong(Exception):
     pass
 
 
+def _past(line: str, at: int) -> int:
+    """Where the space that begins at a place ends."""
+    found = _SPACE.match(line, at)
+    return found.end() if found else at
+
+
 def parse(text: str, label: str = "", lines: tuple[int, int] | None = None) -> Program:
     """The calls of a program; a line from the first character that fits no call on is rejected."""
     calls, rejected = [], []
     for line in text.split("\n"):
-        at = _SPACE.match(line).end()  # type: ignore[union-attr]
+        at = _past(line, 0)
         while at < len(line):
             try:
                 call, after = _call(line, at)
-                after = _SPACE.match(line, after).end()  # type: ignore[union-attr]
+                after = _past(line, after)
                 if after < len(line) and line[after] != ";":
                     raise _Wrong("a new line or ';' must follow a call")
             except _Wrong as err:
                 rejected.append(Rejected(line[at:], str(err)))
                 break
             calls.append(call)
-            at = _SPACE.match(line, after + 1).end() if after < len(line) else after  # type: ignore[union-attr]
+            at = _past(line, after + 1) if after < len(line) else after
     return Program(tuple(calls), tuple(rejected), label, lines)
 
 
@@ -112,18 +118,18 @@ def _call(line: str, at: int) -> tuple[Call, int]:
     given: dict[str, int | str] = {}
     at = _expect(line, at, "(")
     while True:
-        at = _SPACE.match(line, at).end()  # type: ignore[union-attr]
+        at = _past(line, at)
         if line[at : at + 1] == ")":
             at += 1
             break
         if given:
-            at = _SPACE.match(line, _expect(line, at, ",")).end()  # type: ignore[union-attr]
+            at = _past(line, _expect(line, at, ","))
         if len(given) == len(signature):
             raise _Wrong("too many arguments")
         key = signature[len(given)][0]
         if (match := _NAME.match(line, at)) is not None:
             key, at = _KEYWORDS.get(match[0], match[0]), _expect(line, match.end(), "=")
-            at = _SPACE.match(line, at).end()  # type: ignore[union-attr]
+            at = _past(line, at)
         if key in given or key not in dict(signature):
             raise _Wrong(f"no argument '{key}' fits here")
         value, at = _value(line, at)
@@ -139,7 +145,7 @@ def _call(line: str, at: int) -> tuple[Call, int]:
 
 
 def _expect(line: str, at: int, what: str) -> int:
-    at = _SPACE.match(line, at).end()  # type: ignore[union-attr]
+    at = _past(line, at)
     if line[at : at + 1] != what:
         raise _Wrong(f"'{what}' is missing")
     return at + 1

@@ -69,7 +69,7 @@ class Config(BaseConfig):
     def load(self) -> Tokenizer:
         """The tokenizer. Raises DataError as `prepare` does."""
         path = Path(self.path).expanduser()
-        named = {"bos_token": self.bos, "eos_token": self.eos}
+        named: dict[str, Any] = {"bos_token": self.bos, "eos_token": self.eos}
         named |= {"add_bos_token": None if self.bos is None else True}
         named |= {"split_special_tokens": None if self.specials is None else self.specials == "text"}
         found = Tokenizer.load(path, {role: value for role, value in named.items() if value is not None})

@@ -44,7 +44,7 @@ def convert(file: Path) -> str:
         ) from None
     raw = file.read_bytes()
     try:
-        model = messages.ModelProto.FromString(raw)
+        model = vars(messages)["ModelProto"].FromString(raw)  # made when it is imported
         reference = sentencepiece.SentencePieceProcessor(model_proto=raw)
     except Exception as err:
         raise DataError(

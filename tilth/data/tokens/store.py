@@ -86,6 +86,8 @@ class Packed(NamedTuple):
 class Documents(Protocol):
     """What is read of `tilth.data.corpus.Documents`."""
 
+    ledger: dict[str, dict[str, Any]]
+
     key: str
     sources: list[str]
 

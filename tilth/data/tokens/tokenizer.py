@@ -116,7 +116,7 @@ class Tokenizer:
 
     def encode_column(self, column: pa.Array | pa.ChunkedArray, threads: int | None = None) -> list[np.ndarray]:
         """The same of a column of texts without nulls."""
-        parsed = self.parses and sum(self.count_specials(column).values())
+        parsed = self.parses and any(self.count_specials(column).values())
         if isinstance(self._words, Encoder) and not parsed:
             return self._words.encode(buffers.texts(column), threads)
         return self.encode_batch(column.to_pylist(), threads)

@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tilth.core.areas import AREAS
 from tilth.core.clock import Clock
 from tilth.core.errors import RecipeError
 from tilth.core.step import Rate
-from tilth.core.technique import AREAS, card, config_class, resolve
+from tilth.core.technique import card, config_class, resolve
 
 KEYS = ("title", "claim", "check")
 """What every card says; the rest is `tilth.core.technique.UNSAID`."""

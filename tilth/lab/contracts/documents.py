@@ -47,7 +47,7 @@ def cases(identity: str) -> list[tuple[str, Callable[[], None]]]:
     given = small(identity)
     try:
         spec = resolve(area, given)
-        kind = steps.kind(spec.build()) if area == "curate" else "document"  # type: ignore[attr-defined]
+        kind = steps.kind(spec.build()) if area == "curate" else "document"
     except Exception:
         if "SMALL" not in _module_of(area, name):
             return []
@@ -241,7 +241,7 @@ def _time_limit(given: dict[str, Any]) -> None:
     page = _page(_bag("extract")[0].text)
     said = []
     for seconds in (20.0, slow_page.SECONDS / 5):
-        built: Any = resolve("extract", {**given, "seconds": seconds}).build()  # type: ignore[attr-defined]
+        built: Any = resolve("extract", {**given, "seconds": seconds}).build()
         built.command = ("-m", slow_page.__name__)
         try:
             said.append(built.extract(page, ""))
@@ -284,7 +284,7 @@ def _moves(spec: Config, field: str, steered: dict[str, Any]) -> Iterator[tuple[
 
 def _others_off(spec: Config, plain: dict[str, Any], field: str) -> dict[str, Any]:
     """The technique with every other knob off that null switches off."""
-    off = {}
+    off: dict[str, Any] = {}
     for name, info in type(spec).model_fields.items():
         if name != field and type(None) in get_args(info.annotation):
             off[name] = None

@@ -19,7 +19,8 @@ from tilth.core.device import has_bfloat16, pretending
 from tilth.core.errors import PlanError
 from tilth.core.streams import stream
 from tilth.core.technique import resolve, use_name
-from tilth.train.learner import Learner, World, equip
+from tilth.train.learner import Learner, equip
+from tilth.train.world import World
 
 from . import small
 from .knobs import Move, moves
@@ -62,8 +63,8 @@ def batch(step: int) -> Batch:
         positions[row, cut:] = np.arange(LENGTH - cut)
         targets[row, cut - 1] = IGNORE
     source = torch.arange(ROWS) % 2
-    given = (torch.from_numpy(a) for a in (tokens[:, :-1].copy(), targets, positions))
-    return Batch(*given, source=source, sources=("a", "b"))
+    seen, goals, places = (torch.from_numpy(a) for a in (tokens[:, :-1].copy(), targets, positions))
+    return Batch(seen, goals, places, source=source, sources=("a", "b"))
 
 
 def learner(area: str, given: dict[str, Any], micro: int | None = None, seed: int = 0) -> Learner:
@@ -215,7 +216,7 @@ def _owns(given: dict[str, Any]) -> None:
 def _state_bytes(given: dict[str, Any]) -> None:
     """The formula equals the state after a few steps; step counters are not counted."""
     it = learner("optim", given)
-    said = resolve("optim", given).state_bytes(it.named)  # type: ignore[attr-defined]
+    said = resolve("optim", given).state_bytes(it.named)
     train(it, STEPS)
     kept = [t for state in it.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
     measured = sum(t.numel() * t.element_size() for t in kept)

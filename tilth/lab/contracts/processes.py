@@ -89,8 +89,8 @@ def _launch(identities: list[str]) -> dict[str, str]:
             for process in ranks:
                 process.kill()
         if any(codes):
-            said = "\n".join(Path(folder, f"{rank}.txt").read_text(encoding="utf-8")[-2000:] for rank in range(RANKS))
-            raise RuntimeError(f"the two processes did not finish: {said}")
+            told = "\n".join(Path(folder, f"{rank}.txt").read_text(encoding="utf-8")[-2000:] for rank in range(RANKS))
+            raise RuntimeError(f"the two processes did not finish: {told}")
         whole, *parts = (_read(Path(folder, name)) for name in ("whole", *map(str, range(RANKS))))
     _sharded.update({i: "; ".join(filter(None, (part[i].get("sharded") for part in parts))) for i in identities})
     return {i: difference(whole[i], [part[i] for part in parts]) for i in identities}
@@ -171,7 +171,8 @@ def _steps_on_shards(identity: str) -> str:
                 optimizer.observe([n.param.grad for n in params], 8.0)
             optimizer.step()
         with part(optimizer).evaluated():
-            ended.append([n.param.detach().full_tensor() if shard else n.param.detach().clone() for n in params])
+            held: list[Any] = [n.param.detach() for n in params]
+            ended.append([p.full_tensor() if shard else p.clone() for p in held])
     unequal = [n for n, a, b in zip(shapes, *ended, strict=True) if not torch.allclose(a, b, rtol=1e-6, atol=1e-7)]
     return f"sharded, {', '.join(unequal)} are stepped otherwise" if unequal else ""
 

@@ -102,4 +102,5 @@ def remember(run_dir: Path, service: str, id: str) -> None:
 def remembered(run_dir: Path, service: str) -> str | None:
     """The id kept for a service, or None."""
     file = run_dir / "trackers.json"
-    return read_json(file, dict[str, str], missing={}).get(service)
+    kept: dict[str, str] = read_json(file, dict[str, str], missing={})
+    return kept.get(service)
