@@ -109,7 +109,7 @@ class Pass:
         """Whether texts may change on the way."""
         return self.extract is not None or any(getattr(_built(config), "edits", False) for _, config in self.steps)
 
-    def _sketch_needs(self) -> list[Config]:
+    def _sketch_needs(self) -> list[SignalSpec]:
         """Signals that the step across documents behind this pass reads."""
         return [] if self.after is None else steps.needs(_built(self.after[1]))
 

@@ -59,7 +59,7 @@ def account(step: Any, run: Path) -> dict[str, Any]:
     return step.account(run) if hasattr(step, "account") else {}
 
 
-def fingerprints(configs: Iterable[tuple[str, Config]]) -> Iterator[tuple[str, Any]]:
+def fingerprints(configs: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """(label, fingerprints) of what configurations of steps, signals and tokenizers read: models, examples, evaluation
     sets, lists."""
     for label, config in configs:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from tilth.core.errors import RecipeError, nearest
 from tilth.core.layers import parse_overrides, set_dotted
-from tilth.core.protocols import Verdicts
+from tilth.core.protocols import CurateStep, Verdicts
 from tilth.core.technique import dump, resolve
 from tilth.core.text import visible
 from tilth.data.across.files import read
@@ -101,7 +101,7 @@ def _changes(result: Result, moved: Sequence[str]) -> tuple[dict[str, CurateStep
         out[label] = resolve("curate", fields)
         overrides.setdefault(label, []).append(written(label, name, value, result.recipe))
     for label, config in out.items():
-        old, new = configs[label].build(), config.build()  # type: ignore[attr-defined]
+        old, new = configs[label].build(), config.build()
         if isinstance(old, FromSketches) and not old.sketches_like(new):
             what = f"'{label[3:]}' would look at other things than it has kept of the documents."
             raise _only_by_running(what, ", ".join(overrides[label]))
@@ -112,7 +112,7 @@ def _only_by_running(what: str, where: str) -> RecipeError:
     return RecipeError(what, where=where, fix="Give it to `tilth data run`, which does the recipe again with it.")
 
 
-def _compare(group: list[tuple[str, Config]], at: int, new: Config, files: list[Path], examples: int) -> _Move:
+def _compare(group: list[tuple[str, CurateStep]], at: int, new: CurateStep, files: list[Path], examples: int) -> _Move:
     books = [config.build() for _, config in group]
     moved = new.build()
     move = _Move()
@@ -133,13 +133,13 @@ def _compare(group: list[tuple[str, Config]], at: int, new: Config, files: list[
     return move
 
 
-def _compare_across(result: Result, before: Pass, pass_: Pass, new: Config, examples: int) -> _Move:
+def _compare_across(result: Result, before: Pass, pass_: Pass, new: CurateStep, examples: int) -> _Move:
     """Of a step across documents between two passes: the first holds its sketches, the second the ids in order."""
     assert pass_.before is not None
     label, old = pass_.before
     move = _Move()
     sketches = tuple(path.parent for path in result.tables(before, SKETCH))
-    books = [config.build() for config in (old, new)]  # type: ignore[attr-defined]
+    books = [config.build() for config in (old, new)]
     with tempfile.TemporaryDirectory() as aside:
         spaces = [Space(result.dir / f"across-{label}", sketches), Space(Path(aside), sketches)]
         for tasks in books[1].rounds(spaces[1]):
