@@ -84,12 +84,6 @@ def names(area: str) -> list[str]:
 
 
 UNSAID: dict[str, Any] = {
-    "paper": "",
-    "baseline": None,
-    "needs": [],
-    "excludes": [],
-    "exempt": {},
-    "paper_number": "",
     "trial": None,
 }
 """What a card means by what it does not say."""

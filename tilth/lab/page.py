@@ -229,7 +229,7 @@ def curves(rows: Sequence[dict[str, Any]], of: str) -> dict[str, Any] | None:
 
 def _merged(seeds: Sequence[Sequence[Sequence[float]]]) -> list[tuple[float, float, float, float]]:
     """(tokens, least, mean, most) over the seeds at the places all of them were measured at."""
-    tables = [{tokens: value for tokens, value in curve} for curve in seeds if curve]
+    tables = [{point[0]: point[1] for point in curve} for curve in seeds if curve]
     if not tables:
         return []
     longest = max(tables, key=len)

@@ -76,7 +76,7 @@ class Board:
                 wait_for_workers=False,
                 multi_tenant=True,
             )
-            own: dist.Store = getattr(store, "clone")()  # torch's stubs leave it out
+            own: dist.Store = store.clone()  # type: ignore[attr-defined]
         except RuntimeError as err:  # the port is taken, or nobody is there
             raise RankError(
                 f"rank {self.rank} cannot meet the others at {host}:{port}.",

@@ -26,10 +26,7 @@ CARD = {
     "title": "Megatron's indexed datasets",
     "paper": "https://github.com/NVIDIA/Megatron-LM",
     "claim": "Training reads the tokens that Megatron-LM would, document for document.",
-    "baseline": "",
     "check": "Files written by hand, and by megatron-core's own builder, read back (tests/data/source/test_tokens.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 

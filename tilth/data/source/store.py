@@ -30,12 +30,8 @@ from tilth.data.tokens.writing import STORE
 
 CARD = {
     "title": "Token stores",
-    "paper": "",
     "claim": "Training reads the store's own tokens, in its own sequences where it is packed.",
-    "baseline": "",
     "check": "Stores as streams and packed, whole and with documents held out (tests/data/source/test_tokens.py).",
-    "needs": [],
-    "excludes": [],
 }
 
 
