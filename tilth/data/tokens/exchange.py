@@ -26,7 +26,7 @@ def known_format(name: str) -> Format:
     """The format of that name. Raises RecipeError with the nearest."""
     if name not in get_args(Format):
         raise RecipeError(f"there is no format '{name}'.", where="--format", fix=nearest(name, get_args(Format)))
-    return name  # type: ignore[return-value]
+    return name
 
 
 def format_of(path: Path) -> Format:
@@ -64,7 +64,7 @@ def bring_in(
     if target.exists():
         raise DataError("there is something here already.", where=str(target), fix="Name a new directory.")
     format = format or format_of(path)
-    loaded: Tokenizer = resolve("tokenizer", {"use": "pretrained", "path": str(tokenizer)}).load()  # type: ignore[attr-defined]
+    loaded: Tokenizer = resolve("tokenizer", {"use": "pretrained", "path": str(tokenizer)}).load()
     with whole_dir(target) as aside:
         if format == "megatron":
             megatron.import_megatron(path, aside / STORE, loaded)
