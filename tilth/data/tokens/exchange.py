@@ -24,9 +24,11 @@ Format = Literal["megatron", "mds", "store"]
 
 def known_format(name: str) -> Format:
     """The format of that name. Raises RecipeError with the nearest."""
-    if name not in get_args(Format):
-        raise RecipeError(f"there is no format '{name}'.", where="--format", fix=nearest(name, get_args(Format)))
-    return name
+    known: tuple[Format, ...] = get_args(Format)
+    for format in known:
+        if format == name:
+            return format
+    raise RecipeError(f"there is no format '{name}'.", where="--format", fix=nearest(name, known))
 
 
 def format_of(path: Path) -> Format:
