@@ -83,7 +83,15 @@ def names(area: str) -> list[str]:
     return sorted({*own, *plugins.names(area)})
 
 
-UNSAID: dict[str, Any] = dict(paper="", baseline=None, needs=[], excludes=[], exempt={}, paper_number="", trial=None)
+UNSAID: dict[str, Any] = {
+    "paper": "",
+    "baseline": None,
+    "needs": [],
+    "excludes": [],
+    "exempt": {},
+    "paper_number": "",
+    "trial": None,
+}
 """What a card means by what it does not say."""
 
 
