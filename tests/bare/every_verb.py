@@ -43,6 +43,7 @@ def main(recipe: str) -> None:
         "name": "small",
         "sources": {"lines": small["corpus"]["sources"]["lines"]},
         "steps": [{"use": "gopher_quality", "min_words": 5, "min_stop_words": 0}, "exact_documents"],
+        "tokens": {"tokenizer": {"use": "pretrained", "path": "done/tokenizer"}},
     }
     Path("data.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
     new.PACKAGE = Path("checkout/tilth").absolute()  # not into this one
@@ -74,6 +75,8 @@ def main(recipe: str) -> None:
         "data tune": ("data", "gopher_quality.min_words=30"),
         "data trace": ("done", "--step", "1", *root),
         "data report": ("data",),
+        "data export": ("data", "taken/web"),
+        "data import": ("taken/web", "tokens", "--tokenizer", "done/tokenizer"),
         "data train-classifier": ("model", "epochs=1", "--positive", "mine.jsonl", "--negative", "other.jsonl"),
     }
     known = {n: c for n, c in get_command(cli.app).commands.items() if n != "data"}

@@ -31,7 +31,8 @@ PAGES = {
     "sweep.md": ["differs in: optim.lr 0.02 (0.005)", "lr 0.08", "tuned: optim.lr", "['lr 0."],
     "evaluate.md": ["questions.jsonl  acc", "mine", "lm-eval's", "best by multiple_choice.acc_norm"],
     "trackers.md": ["events.out.tfevents"],
-    "megatron.md": ['"""Types, protocols'],
+    "tokens.md": ["web:web:", " web.bin ", "imported: "],
+    "budget.md": ["leave", "own  ", "01-gopher_repetition: keep"],
 }
 """Page -> what its commands must have said."""
 SMALLER = {
