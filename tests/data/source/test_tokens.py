@@ -239,6 +239,17 @@ def test_a_tokenizer_must_be_named(made: Made, change: dict[str, Any], says: str
         recipes.load(path)
 
 
+@pytest.mark.parametrize("use", ["megatron", "mds", "packed"])
+def test_data_names_a_data_run_and_says_what_tokens_are(made: Made, use: str, tmp_path: Path) -> None:
+    source = made.source(use)
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "data": source["path"]}))
+    with pytest.raises(
+        DataError, match=rf"no data run; there are tokens.*use: {source['use']}, path: {source['path']}"
+    ):
+        job.run(path, root=tmp_path / "root", out=QUIET)
+
+
 def test_tokens_of_another_tokenizer_are_refused(made: Made, tmp_path: Path, other: Callable[[int], Path]) -> None:
     smaller, larger = other(257), other(290)
     path = made.recipe(

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from tilth.core.errors import DataError
 from tilth.core.tokens import HoldsTokens
 from tilth.data.document import Document, SourceLedger, batches
 
+from .mds import INDEX
 from .store import Documents, Framing, StoreWriter, refuse_unknown
 from .tokenizer import Tokenizer
 
@@ -27,6 +28,20 @@ HELD = 1 << 20
 """Tokens held at once."""
 _DECODED = "decoded"
 """Key of a document's metadata: hash of the text its tokens decode to."""
+
+
+Format = Literal["megatron", "mds", "store"]
+"""How tokens lie on disk."""
+
+
+def format_of(path: Path) -> Format | None:
+    """The format of the tokens at a path: a store, a folder of MDS shards, a Megatron prefix or a folder of them; None
+    if there are none."""
+    if (path / "store.json").is_file() or (path / "store" / "store.json").is_file():
+        return "store"
+    if (path / INDEX).is_file():
+        return "mds"
+    return "megatron" if path.with_name(f"{path.name}.idx").is_file() or any(path.glob("*.idx")) else None
 
 
 class Piece(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from tilth.core.errors import DataError, RecipeError, nearest
 from tilth.core.kinds import kind_of
@@ -13,13 +13,11 @@ from tilth.core.rundir import whole_dir
 from tilth.core.technique import resolve
 
 from . import megatron, ready
-from .mds import INDEX
+from .elsewhere import Format, format_of
 from .mds_tokens import export_mds, import_mds
 from .store import TokenStore
 from .tokenizer import Tokenizer
 from .writing import STORE, TOKENIZER
-
-Format = Literal["megatron", "mds", "store"]
 
 
 def known_format(name: str) -> Format:
@@ -29,22 +27,6 @@ def known_format(name: str) -> Format:
         if format == name:
             return format
     raise RecipeError(f"there is no format '{name}'.", where="--format", fix=nearest(name, known))
-
-
-def format_of(path: Path) -> Format:
-    """The format of the tokens at a path: a folder with index.json, a store, or a prefix of `.bin` and `.idx`. Raises
-    DataError if there are none."""
-    if (path / "store.json").is_file() or (path / STORE / "store.json").is_file():
-        return "store"
-    if (path / INDEX).is_file():
-        return "mds"
-    if path.with_name(f"{path.name}.idx").is_file() or any(path.glob("*.idx")):
-        return "megatron"
-    raise DataError(
-        "there are no tokens here.",
-        where=str(path),
-        fix="Name a Megatron prefix (without .bin), a folder of MDS shards with index.json, or a token store.",
-    )
 
 
 def bring_in(
@@ -66,6 +48,12 @@ def bring_in(
     if target.exists():
         raise DataError("there is something here already.", where=str(target), fix="Name a new directory.")
     format = format or format_of(path)
+    if format is None:
+        raise DataError(
+            "there are no tokens here.",
+            where=str(path),
+            fix="Name a Megatron prefix (without .bin), a folder of MDS shards with index.json, or a token store.",
+        )
     loaded: Tokenizer = resolve("tokenizer", {"use": "pretrained", "path": str(tokenizer)}).load()
     with whole_dir(target) as aside:
         if format == "megatron":

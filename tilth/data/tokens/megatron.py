@@ -168,7 +168,7 @@ class Indexed(NamedTuple):
                 where=str(bin_file),
                 fix="Copy both files again from where they were made, or make them anew.",
             )
-        raw = np.memmap(bin_file, np.uint8, "r") if size else np.empty(0, np.uint8)
+        raw = np.asarray(np.memmap(bin_file, np.uint8, "r")) if size else np.empty(0, np.uint8)
         return cls(prefix.name, raw, dtype, lengths, pointers, bounds)
 
     def pieces(self, begin: str = "") -> Iterator[Piece]:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tilth.core.errors import DataError
+from tilth.core.kinds import kind_of
 from tilth.core.manifest import Manifest
 from tilth.core.recipe import DATA_RUN
 from tilth.data.engine.directory import result
 
+from .elsewhere import format_of
 from .store import Documents, TokenStore
 from .tokenizer import Tokenizer
 from .writing import STORE, TOKENIZER
@@ -24,6 +26,14 @@ _AGAIN = "`tilth data run` with the data run's recipe makes again what is damage
 def tokens(run: str | Path) -> Path:
     """The directory of a data run's tokens. Raises DataError if it is no finished data run, has none, or a file of them
     is not as it was written."""
+    if kind_of(run) is None and (found := format_of(Path(run))):
+        more = ", tokens_field: tokens" if found == "mds" else ""
+        raise DataError(
+            "this is no data run; there are tokens here, which are a source.",
+            where=str(run),
+            fix=f"In place of `data`: corpus: {{sources: {{web: {{use: {found}, path: {run}{more}}}}}}}, and the "
+            "tokenizer that made them.",
+        )
     folder = result(run) / "tokens"
     if not folder.is_dir():
         raise DataError(
