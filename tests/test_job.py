@@ -200,10 +200,10 @@ def test_equal_text_read_at_another_time_trains_nothing_again(
 
 
 def test_a_recipe_object_takes_the_same_overrides_as_a_file(finished: job.Finished, root: Path) -> None:
-    from tilth.job import _resolved
+    from tilth.train.ahead import resolved_of
 
     for overrides in ({"stages.train.optim.lr": 0.5}, ["stages.0.optim.lr=0.5"], {"optim.lr": 0.5}, ["optim.lr=0.5"]):
-        assert _resolved(finished.recipe, overrides).recipe.stages[0].optim.lr == 0.5
+        assert resolved_of(finished.recipe, overrides).recipe.stages[0].optim.lr == 0.5
 
 
 def test_a_model_without_an_architecture_is_trained_and_not_exported(tiny_recipe: Path, root: Path) -> None:

@@ -102,11 +102,11 @@ def _set_aside(result: Result, row: dict[str, Any]) -> dict[str, Any]:
 
 def trace_step(run: Path, step: int) -> dict[str, Any]:
     """The sequences of a training step (over all stages, from 0), their documents and where each was read from."""
-    from tilth import job
     from tilth.report.live import Silent
+    from tilth.train.ahead import make_plan
 
     require_run(run)
-    resolved, plan, prepared = job.make_plan(run / "recipe.yaml", root=run.parent, out=Silent())
+    resolved, plan, prepared = make_plan(run / "recipe.yaml", root=run.parent, out=Silent())
     _same_data(run, resolved, prepared)
     first = 0
     for staged in plan.stages:
@@ -139,10 +139,10 @@ def trace_step(run: Path, step: int) -> dict[str, Any]:
 
 def _same_data(run: Path, resolved: Any, prepared: Any) -> None:
     """The run must have been trained on the data that is there now."""
-    from tilth import job
+    from tilth.train.begin import identity, start_of
 
-    start = job.start_of(resolved.recipe, prepared.tokenizer)
-    now, then = job.identity(resolved.recipe, prepared, start), read_json(run / "identity.json")
+    start = start_of(resolved.recipe, prepared.tokenizer)
+    now, then = identity(resolved.recipe, prepared, start), read_json(run / "identity.json")
     if now["data"] != then.get("data"):
         raise DataError("the data this run was trained on has changed since.", where=str(run))
 

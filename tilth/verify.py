@@ -33,7 +33,8 @@ from tilth.core.text import visible
 from tilth.data.corpus import Documents
 from tilth.report.live import Console, console
 from tilth.schedule.phases import Length, in_steps
-from tilth.train.learner import Learner, equip
+from tilth.train.begin import make_model, start_of
+from tilth.train.learner import Learner
 from tilth.train.plan import Plan, StagePlan, plan
 from tilth.train.store import Store, check_files
 from tilth.train.world import World
@@ -65,11 +66,8 @@ class Ground:
         return recipes.from_dict(layers.merge(data, top)).recipe
 
     def model(self, precision: str | None = None) -> Any:
-        """The recipe's model with its first weights."""
-        start = job.start_of(self.recipe, self.prepared.tokenizer)
-        model = self.recipe.model.build(start.vocab_size, start.max_sequence)
-        model.init_weights(self.recipe.seed)
-        equip(model, (s.objective for s in self.recipe.stages), self.recipe.seed)
+        """The model a run of the recipe begins with."""
+        model = make_model(self.recipe, start_of(self.recipe, self.prepared.tokenizer))
         arithmetic: Any = resolve("precision", precision or self.recipe.precision)
         model.compute_dtype = arithmetic.compute_dtype
         arithmetic.attach(model)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tilth import job
 from tilth import verify as proving
-from tilth.core.errors import PlanError
+from tilth.core.errors import PlanError, RecipeError
 from tilth.core.rundir import read_json
 from tilth.report.live import console
 from tilth.train.learner import Learner
@@ -88,6 +88,6 @@ def test_accumulation_holds_where_blocks_are_frozen(tiny_recipe: Path, root: Pat
 @pytest.mark.parametrize("optim", ["galore", "soap", {"use": "weight_average"}])
 def test_momenta_that_cannot_be_pruned_are_refused_before_training(tiny_recipe: Path, root: Path, optim: Any) -> None:
     asked = {**BARE, "optim": optim, "model.weights": {"use": "relora", "period": 2}}
-    with pytest.raises((PlanError, job.RecipeError), match=r"momenta|together|weight_average"):
+    with pytest.raises((PlanError, RecipeError), match=r"momenta|together|weight_average"):
         job.make_plan(tiny_recipe, asked, root=root, out=console(quiet=True))
     job.make_plan(tiny_recipe, {**asked, "optim": "muon"}, root=root, out=console(quiet=True))

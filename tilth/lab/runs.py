@@ -221,9 +221,11 @@ def resolve(recipe: str | Path | Recipe, overrides: Iterable[str]) -> Recipe:
 def rehearse(
     recipe: str | Path | Recipe, arms: Sequence[Arm], *, root: str | Path = "runs", say: Say = print
 ) -> list[Rehearsal]:
-    """Prepare the data, plan every arm, and build its model and optimizer once. Raises, naming the arm."""
-    from tilth import job
+    """Prepare the data and plan every arm, for which its model and optimizers are built. Raises, naming the arm."""
+    from tilth.data.prepared import prepare
+    from tilth.train.begin import start_of
     from tilth.train.plan import plan
+    from tilth.train.refuse import check
 
     cache, prepared, out = Path(root) / ".cache", {}, []
     for arm in arms:
@@ -231,12 +233,11 @@ def rehearse(
             asked = lab_recipe(resolve(recipe, arm.overrides))
             text = content_hash([asked.to_dict()[k] for k in ("corpus", "tokenizer")])
             if text not in prepared:
-                prepared[text] = job.prepare(asked, cache, say)
-            start = job.start_of(asked, prepared[text].tokenizer)
-            job.check(asked, start, prepared[text].tokenizer, say)
+                prepared[text] = prepare(asked, cache, say)
+            start = start_of(asked, prepared[text].tokenizer)
+            check(asked, start, prepared[text].tokenizer, say)
             planned = plan(asked, prepared[text].stores, start.vocab_size, cache)
             _refuse_unmeasurable(asked, prepared[text])
-            build(asked, start)
             asked = asked.model_copy(update={"checkpoint": _checkpoint(asked, planned.numbers)})
             out.append(Rehearsal(asked, planned.numbers, prepared[text], start))
     return out
@@ -262,20 +263,6 @@ def lab_recipe(recipe: Recipe) -> Recipe:
             "hooks": [],
         }
     )
-
-
-def build(recipe: Recipe, start: Any) -> tuple[Any, Any]:
-    """Model and first stage's optimizer as training builds them; raises what refuses the combination.
-
-    `start` is a `tilth.job.Start`. Every stage's optimizer is built; the first is returned.
-    """
-    from tilth.train.learner import equip, named_params
-
-    model = recipe.model.build(start.vocab_size, start.max_sequence)
-    equip(model, (stage.objective for stage in recipe.stages), recipe.seed)
-    recipe.precision.attach(model)
-    optimizers = [recipe.precision.wrap(stage.optim.build(named_params(model))) for stage in recipe.stages]
-    return model, optimizers[0]
 
 
 def _refuse_unmeasurable(recipe: Recipe, prepared: Any) -> None:
@@ -314,14 +301,14 @@ class _Run:
     """One arm with one seed: where it lies and what a worker is told."""
 
     def __init__(self, arm: Arm, seed: int, rehearsal: Rehearsal, root: Path, threads: int) -> None:
-        from tilth import job
+        from tilth.train.begin import identity
 
         self.arm, self.seed, self.threads = arm, seed, threads
         self.recipe = rehearsal.recipe.model_copy(update={"seed": seed})
-        identity = job.identity(self.recipe, rehearsal.prepared, rehearsal.start)
-        self.directory = root / f"{self.recipe.name}-{content_hash(identity, 8)}"
+        decides = identity(self.recipe, rehearsal.prepared, rehearsal.start)
+        self.directory = root / f"{self.recipe.name}-{content_hash(decides, 8)}"
         measured = self.recipe.to_dict()["eval"]
-        self.key = content_hash([identity, measured])
+        self.key = content_hash([decides, measured])
         self.root, self.tokens = root, rehearsal.numbers["tokens"]
 
     @property

@@ -131,10 +131,11 @@ def perform(spec: dict[str, Any]) -> dict[str, Any]:
 
 def measure(recipe: Any, directory: Path, root: Path, error: str | None) -> dict[str, Any]:
     """The outcome of a finished or diverged run as plain data; the parent adds arm and overrides."""
-    from tilth import job
     from tilth.core.formats import PlanNumbers, StepRow
     from tilth.core.rundir import read_json, read_rows
-    from tilth.lab.runs import OUTCOME, Outcome, build, kept_outcome
+    from tilth.data.prepared import prepare
+    from tilth.lab.runs import OUTCOME, Outcome, kept_outcome
+    from tilth.train.begin import start_of
 
     rows = read_rows(directory / "metrics.jsonl", StepRow)
     numbers, versions = (
@@ -159,15 +160,17 @@ def measure(recipe: Any, directory: Path, root: Path, error: str | None) -> dict
     )
     outcome.curve, outcome.curve_of = _curve(directory, rows, tokens)
     cache = root / ".cache"
-    prepared = job.prepare(recipe, cache, lambda line: None)
-    start = job.start_of(recipe, prepared.tokenizer)
+    prepared = prepare(recipe, cache, lambda line: None)
+    start = start_of(recipe, prepared.tokenizer)
     if error is None:
         outcome.optimizer_state_bytes = _state_bytes(directory)
         _scores(outcome, recipe, directory, prepared)
     optim = recipe.stages[-1].optim
     from tilth.train.learner import named_params
+    from tilth.train.sizes import empty_model
 
-    outcome.optimizer_state_estimate = int(optim.state_bytes(named_params(build(recipe, start)[0])))
+    shapes = empty_model(recipe, start.vocab_size, start.max_sequence)
+    outcome.optimizer_state_estimate = int(optim.state_bytes(named_params(shapes)))
     outcome.cpu_seconds = time.process_time()
     if kept := kept_outcome(directory / OUTCOME):  # trained before and only measured now
         before = Outcome.from_dict(kept["outcome"])
@@ -190,11 +193,11 @@ def _tokens(rows: list[dict[str, Any]]) -> list[int]:
 
 def _scores(outcome: Any, recipe: Any, directory: Path, prepared: Any) -> None:
     """Held-out scores, the loss in nats per token, and the curve's last point as its others were measured."""
-    from tilth import job
     from tilth.core.formats import Evaluation
     from tilth.core.rundir import read_json
     from tilth.core.technique import use_name
     from tilth.eval import bits_per_byte
+    from tilth.eval.open import load
 
     found = read_json(directory / "eval.json", Evaluation)
     domains = found["bits_per_byte"]["domains"]
@@ -204,7 +207,7 @@ def _scores(outcome: Any, recipe: Any, directory: Path, prepared: Any) -> None:
         outcome.diverged, outcome.error = True, "the loss on held-out text is not finite"
         outcome.bits, outcome.bits_per_byte = None, {}
         return
-    speaker = job.load(directory)
+    speaker = load(directory)
     task = next(t for t in recipe.eval.tasks if use_name(t) == "bits_per_byte")
     nats = tokens = 0.0
     for domain, row in domains.items():

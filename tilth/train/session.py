@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +24,16 @@ from tilth.core.recipe import Recipe
 from tilth.core.rundir import Rows, RunDir, read_rows, write_whole
 from tilth.core.step import StepResult
 from tilth.core.stopping import Interrupt
+from tilth.data.prepared import Prepared
+from tilth.eval import bits_per_byte
+from tilth.eval.evaluate import evaluate as run_tasks
+from tilth.eval.evaluate import figures as figures_of
+from tilth.eval.speaker import Speaker
 from tilth.report.live import Console
 
 from . import meter
 from .bad_steps import BadSteps
+from .begin import Start, make_model
 from .best import Best, figures
 from .board import LONGER
 from .learner import Learner, compile_model, not_finite
@@ -42,20 +48,14 @@ class Setting:
     """What a session is given."""
 
     recipe: Recipe
+    prepared: Prepared
+    start: Start
     plan: Plan
     dir: RunDir
     world: World
     out: Console
     identity: dict[str, Any]
     """What decides the weights; a checkpoint with another identity is refused."""
-    build_model: Callable[[], Any]
-    """The model on the CPU with its first weights."""
-    evaluate: Callable[[Any], dict[str, float]]
-    """Bits per byte per domain of a model, quickly."""
-    measure: Callable[[Any], dict[str, float]]
-    """Figures of the tasks that are measured while training, by name."""
-    decode: Callable[[list[int]], str]
-    """Text of tokens, to show documents by."""
     interrupt: Interrupt
     """Hears the signals that stop the run."""
 
@@ -73,7 +73,7 @@ class Session:
         """Train to the end and return the model."""
         recipe = self.recipe
         forget_peak_memory(self.world.device)
-        self.model = self.setting.build_model().to(self.world.device)
+        self.model = make_model(recipe, self.setting.start).to(self.world.device)
         precision: Any = recipe.precision
         self.model.compute_dtype = precision.compute_dtype
         precision.attach(self.model)
@@ -99,7 +99,7 @@ class Session:
         with self.world.phase("load"):
             state = self.store.load()
         where: dict[str, Any] = state[1]["progress"] if state else {"stage": 0, "clock": 0, "tokens": 0}
-        self.bad = BadSteps(recipe, self.dir.path, self.world, self.setting.decode)
+        self.bad = BadSteps(recipe, self.dir.path, self.world, self.setting.prepared.tokenizer.decode)
         self.bad.restore(where.get("bad_steps", self.bad.state()))
         self.world.compare("start", {"progress": where, "first weights": _print(self.model)})
         before: Learner | None = None
@@ -257,12 +257,19 @@ class Session:
         self.stopping = self.world.agree(self.setting.interrupt.requested)
         return self.stopping
 
+    def _measured(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Bits per byte per domain, quickly, and figures of the tasks that are measured while training, by name."""
+        prepared, asked = self.setting.prepared, self.recipe.eval
+        speaker = Speaker(self.model, prepared.tokenizer)
+        bits = bits_per_byte.quick(speaker, prepared.documents, asked.max_tokens)
+        return bits, figures_of(run_tasks(speaker, lambda: prepared.documents, asked.during))
+
     def _evaluate(self, clock: Clock) -> None:
         """Bits per byte of the held-out text and the tasks' figures while training, on the first rank."""
         if self.first:
             self.model.eval()
             with self.world.phase("evaluate"), self.learner.evaluated():
-                bits, tasks = self.setting.evaluate(self.model), self.setting.measure(self.model)
+                bits, tasks = self._measured()
                 self._figures = figures(bits, tasks)
                 before = self._steps_before(clock.stage)
                 if self.best:

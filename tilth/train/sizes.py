@@ -12,7 +12,7 @@ from tilth.core.protocols import NamedParam
 from tilth.core.recipe import Recipe, Stage
 from tilth.core.technique import use_name
 
-from .learner import named_params
+from .learner import equip, named_params
 
 PROCESS_BYTES = 380_000_000
 """Resident memory of a Python process that has imported torch and tilth and opened the data (measured, CPU)."""
@@ -38,10 +38,7 @@ def state(recipe: Recipe, vocab_size: int) -> State:
     longest = max(stage.batch.sequence for stage in recipe.stages)
     total = recipe.model.num_parameters(vocab_size, longest)["total"]
     try:
-        with torch.device("meta"):
-            model = recipe.model.build(vocab_size, longest)
-        recipe.precision.attach(model)
-        named = named_params(model)
+        named = named_params(empty_model(recipe, vocab_size, longest))
         trained = sum(p.param.numel() for p in named)
     except (NotImplementedError, RuntimeError):  # a part that needs real numbers: two moments of everything
         return State(total, total, 8 * total)
@@ -50,22 +47,23 @@ def state(recipe: Recipe, vocab_size: int) -> State:
     )
 
 
+def empty_model(recipe: Recipe, vocab_size: int, max_sequence: int) -> Any:
+    """The recipe's model without memory, with its arithmetic and what its objectives bring along: for its shapes."""
+    with torch.device("meta"):
+        model: Any = recipe.model.build(vocab_size, max_sequence)
+        equip(model, (stage.objective for stage in recipe.stages), recipe.seed)
+    recipe.precision.attach(model)
+    return model
+
+
 def _optimizer_bytes(recipe: Recipe, number: int, stage: Stage, named: list[NamedParam]) -> int:
     """Of the state after a first step, taken on tensors without memory, as the precision keeps it; else as the rule's
     own formula says. Raises PlanError for an optimizer that cannot be built on this model."""
     optim = stage.optim
     try:
-        optimizer = recipe.precision.wrap(optim.build(named))
-    except PlanError:
-        raise
-    except Exception as err:
-        if isinstance(err, NotImplementedError | RuntimeError) and "meta" in str(err):
-            return int(optim.state_bytes(named))  # it looks at numbers, which tensors without memory do not have
-        raise PlanError(
-            f"{use_name(optim)} cannot be built on this model: {type(err).__name__}: {err}.",
-            where=f"stages.{number}.optim",
-            fix="Another optimizer would do; if it is your own, its `build` is at fault.",
-        ) from err
+        optimizer = build_optimizer(recipe, number, named)
+    except _NoNumbers:
+        return int(optim.state_bytes(named))
     try:
         for p in named:
             p.param.grad = torch.empty_like(p.param)
@@ -76,6 +74,28 @@ def _optimizer_bytes(recipe: Recipe, number: int, stage: Stage, named: list[Name
         for p in named:
             p.param.grad = None
     return _bytes(optimizer.state_dict()["state"])
+
+
+class _NoNumbers(Exception):
+    """An optimizer looks at numbers when it is built, which tensors without memory do not have."""
+
+
+def build_optimizer(recipe: Recipe, number: int, named: list[NamedParam]) -> torch.optim.Optimizer:
+    """The optimizer of stage `number` over these parameters, as the precision keeps it. Raises PlanError if it cannot
+    be built."""
+    optim = recipe.stages[number].optim
+    try:
+        return recipe.precision.wrap(optim.build(named))
+    except PlanError:
+        raise
+    except Exception as err:
+        if isinstance(err, NotImplementedError | RuntimeError) and "meta" in str(err):
+            raise _NoNumbers from err
+        raise PlanError(
+            f"{use_name(optim)} cannot be built on this model: {type(err).__name__}: {err}.",
+            where=f"stages.{number}.optim",
+            fix="Another optimizer would do; if it is your own, its `build` is at fault.",
+        ) from err
 
 
 def _bytes(node: Any) -> int:

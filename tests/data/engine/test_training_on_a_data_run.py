@@ -17,6 +17,7 @@ from tilth.core.errors import DataError, RecipeError, TilthError
 from tilth.core.rundir import read_json
 from tilth.data.tokens.store import TokenStore
 from tilth.report.live import console
+from tilth.train.begin import identity, start_of
 
 from ..tokens.test_store import words
 from .test_engine import go, written
@@ -72,10 +73,10 @@ def test_a_step_reads_the_store_and_leads_to_the_bytes(
     found = tracing.trace(tmp_path / "run", step=1, root=tmp_path)
     assert found["documents"] and set(found["data_run"]) == set(found["documents"]) - {""}
     texts = {i: t for b in prepared.documents.read("data_run", "train") for i, t in zip(*ids_and_texts(b), strict=True)}
-    for identity, place in found["data_run"].items():
+    for each, place in found["data_run"].items():
         source = place["source"]
         lines = (runs / "text" / source["path"]).read_bytes()[source["start"] : source["stop"]].decode()
-        assert texts[identity].split()[0] in lines and place["outcome"] == "kept"
+        assert texts[each].split()[0] in lines and place["outcome"] == "kept"
 
 
 def ids_and_texts(batch: Any) -> tuple[list[str], list[str]]:
@@ -88,12 +89,12 @@ def test_how_documents_are_cut_is_part_of_what_a_run_is(
     found = []
     for how in ("concat", "bfd"):
         resolved, _, prepared = job.make_plan(recipe(runs / how), root=tmp_path, out=console(quiet=True))
-        start = job.start_of(resolved.recipe, prepared.tokenizer)
-        found.append(job.identity(resolved.recipe, prepared, start)["data"])
+        start = start_of(resolved.recipe, prepared.tokenizer)
+        found.append(identity(resolved.recipe, prepared, start)["data"])
     shutil.copytree(runs / "bfd", tmp_path / "elsewhere")
     resolved, _, prepared = job.make_plan(recipe(tmp_path / "elsewhere"), root=tmp_path, out=console(quiet=True))
-    start = job.start_of(resolved.recipe, prepared.tokenizer)
-    assert found[0] != found[1] == job.identity(resolved.recipe, prepared, start)["data"]
+    start = start_of(resolved.recipe, prepared.tokenizer)
+    assert found[0] != found[1] == identity(resolved.recipe, prepared, start)["data"]
 
 
 def test_a_resolved_recipe_says_what_data_stands_for_and_loads_again(runs: Path, recipe: Callable[..., Path]) -> None:
