@@ -1,7 +1,7 @@
 """The main job: source -> curation -> tokenizer -> shards -> mixture -> training -> evaluation -> export -> report.
 
-Each part is cached by what goes into it: data in `<runs>/.cache`, weights in the run directory (named after what decides
-them), evaluation, samples and export by the weights and their own settings.
+Each part is cached by what goes into it: data in `<runs>/.cache`, weights in the run directory (named after what
+decides them), evaluation, samples and export by the weights and their own settings.
 """
 
 from __future__ import annotations
