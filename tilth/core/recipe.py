@@ -37,7 +37,7 @@ from .protocols import (
 from .shipped import recipe_file
 from .step import ObjectiveConfig, ScheduleConfig
 from .technique import config_class, excluded, names, sketching, slot, use, used
-from .tokens import HoldsTokens
+from .tokens import HoldsTokens, refuse_to_be_made
 
 Name = str
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -517,13 +517,8 @@ def _tell_tokenizer(recipe: Recipe) -> dict[str, Any] | None:
     ]
     if not found:
         return None
+    refuse_to_be_made(recipe.tokenizer)
     data = recipe.to_dict()
-    if data["tokenizer"]["use"] != "pretrained":
-        raise RecipeError(
-            f"corpus.{'.'.join(found[0])} holds tokens, and the tokenizer is to be made.",
-            where="tokenizer",
-            fix="Name the one that made the tokens: tokenizer: {use: pretrained, path: …}.",
-        )
     for field, name in found:
         data["corpus"][field][name]["tokenizer"] = data["tokenizer"]
     return data

@@ -228,9 +228,13 @@ def test_damage_is_refused_before_training(made: Made, use: str, how: str, says:
     [
         (
             {"tokenizer": {"use": "bpe", "vocab_size": 280}},
-            r"corpus\.sources\.web holds tokens.*Name the one that made",
+            r"tokenizer: these are tokens already.*Name the one that made",
         ),
         ({"tokenizer": None}, r"tokenizer"),
+        (
+            {"corpus": {"sources": {"web": {"use": "megatron", "path": "w", "tokenizer": "bpe"}}}},
+            r"sources\.web\.tokenizer: these are tokens already",
+        ),
     ],
 )
 def test_a_tokenizer_must_be_named(made: Made, change: dict[str, Any], says: str, tmp_path: Path) -> None:

@@ -289,6 +289,13 @@ def test_other_folders_are_refused(tmp_path: Path, index: Any, says: str) -> Non
         Config(path=str(tmp_path)).fingerprint()
 
 
+def test_a_folder_of_splits_names_them(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        lay(tmp_path / split, [shard([GOOD])])
+    with pytest.raises(DataError, match=r"no index\.json of MDS shards\. There are some in train, val\."):
+        shards(tmp_path)
+
+
 def test_paths_stay_in_their_folder(tmp_path: Path) -> None:
     lay(tmp_path, [shard([GOOD])], raw_data={"basename": "../secret", "bytes": 3})
     with pytest.raises(DataError, match="leads out"):

@@ -49,6 +49,13 @@ def test_bytes_written_by_hand(tmp_path: Path, bos: str | None, documents: list[
     assert (store.document_id(1), store.closed) == ("m:1", bos == "</s>")
 
 
+def test_a_file_stands_for_its_prefix(tmp_path: Path) -> None:
+    prefix = lay(tmp_path)
+    for i, suffix in enumerate((".bin", ".idx")):
+        store = import_megatron(prefix.with_suffix(suffix), tmp_path / str(i), words(None, "</s>"))
+        assert (store.num_documents, store.document_id(0)) == (2, "m:0")
+
+
 def test_other_integer_types_and_orders_of_sequences(tmp_path: Path) -> None:
     raw = struct.pack("<4i", 8, 9, 5, 6)
     head = b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 4, 2, 3)

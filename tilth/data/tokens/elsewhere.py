@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from tilth.core.errors import DataError
+from tilth.core.errors import DataError, RecipeError
 from tilth.core.tokens import HoldsTokens
 from tilth.data.document import Document, SourceLedger, batches
 
@@ -71,8 +71,10 @@ class TokenSource(HoldsTokens):
         raise NotImplementedError
 
     def loaded(self) -> Tokenizer:
-        """The tokenizer that made the tokens."""
-        return self.tokenizer.load()  # type: ignore[union-attr]
+        """The tokenizer that made the tokens. Raises RecipeError where none is named."""
+        if self.tokenizer is None:
+            raise RecipeError("name the tokenizer that made the tokens.", where="tokenizer")
+        return self.tokenizer.load()
 
     def texts(self, ledger: SourceLedger, shard: str | None = None) -> Iterator[pa.RecordBatch]:
         """Documents of the decoded text. Raises DataError for a token that the tokenizer does not have."""

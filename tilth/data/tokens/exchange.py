@@ -8,9 +8,10 @@ from typing import Any, get_args
 
 from tilth.core.errors import DataError, RecipeError, nearest
 from tilth.core.kinds import kind_of
+from tilth.core.located import Located
 from tilth.core.manifest import seal
 from tilth.core.rundir import whole_dir
-from tilth.core.technique import resolve
+from tilth.data.tokenize.pretrained import Config as Pretrained
 
 from . import megatron, ready
 from .elsewhere import Format, format_of
@@ -54,7 +55,7 @@ def bring_in(
             where=str(path),
             fix="Name a Megatron prefix (without .bin), a folder of MDS shards with index.json, or a token store.",
         )
-    loaded: Tokenizer = resolve("tokenizer", {"use": "pretrained", "path": str(tokenizer)}).load()
+    loaded = Pretrained(path=Located(tokenizer)).load()
     with whole_dir(target) as aside:
         if format == "megatron":
             megatron.import_megatron(path, aside / STORE, loaded)

@@ -69,7 +69,9 @@ def shards(folder: Path) -> list[Shard]:
     """The shards of a folder, in order. Raises DataError for an index that is missing, damaged or of another format."""
     file = folder / INDEX
     if not file.is_file():
-        raise DataError("this folder has no index.json of MDS shards.", where=str(folder))
+        below = sorted(path.parent.name for path in folder.glob(f"*/{INDEX}"))
+        fix = f"There are some in {', '.join(below[:5])}." if below else ""
+        raise DataError("this folder has no index.json of MDS shards.", where=str(folder), fix=fix)
     try:
         index = read_json(file)
         return [_shard(folder, row) for row in index["shards"]]

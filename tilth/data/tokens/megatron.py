@@ -251,7 +251,10 @@ def _refuse_overlap(path: Path, lengths: np.ndarray, pointers: np.ndarray, size:
 
 
 def prefixes(path: Path) -> list[Path]:
-    """The prefixes a path stands for. Raises DataError for a folder without an index."""
+    """The prefixes a path stands for: itself, without the suffix of one of its two files, or those in a folder. Raises
+    DataError for a folder without an index."""
+    if path.suffix in (".bin", ".idx") and path.is_file():
+        return [path.with_suffix("")]
     if not path.is_dir() or _with(path, ".idx").exists():
         return [path]
     found = [p.with_suffix("") for p in sorted(path.glob("*.idx"))]
