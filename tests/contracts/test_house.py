@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -22,18 +23,23 @@ TECHNIQUES = {
 }
 
 
-def imported(path: Path) -> set[str]:
-    """Absolute names of the modules a file imports."""
+def modules(path: Path) -> dict[str, set[str]]:
+    """What a file imports: absolute name of each module -> the names taken from it; none of a module as a whole."""
     package = ["tilth", *path.relative_to(ROOT).with_suffix("").parts[:-1]]
-    out = set()
+    out: dict[str, set[str]] = {}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            out |= {a.name for a in node.names}
+            out |= {a.name: set() for a in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package[: len(package) - node.level + 1] if node.level else []) if node.level else ""
-            module = ".".join(p for p in (base, node.module or "") if p)
-            out |= {module, *(f"{module}.{a.name}" for a in node.names)}
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            out.setdefault(module, set()).update(a.name for a in node.names)
     return out
+
+
+def imported(path: Path) -> set[str]:
+    """Absolute names of the modules a file imports, and of what it takes from them."""
+    return {n for module, names in modules(path).items() for n in (module, *(f"{module}.{name}" for name in names))}
 
 
 @pytest.mark.parametrize("name", sorted(TECHNIQUES))
@@ -97,6 +103,18 @@ def test_a_tuned_technique_meets_a_baseline_tuned_alike(identity: str) -> None:
     if trial.get("tune"):
         grids = check._grids(trial, check.common_recipe())
         assert len({len(values) for grid in grids.values() for values in grid.values()}) == 1 and len(grids) == 2
+
+
+def test_no_module_imports_itself_by_a_circle() -> None:
+    """Imports inside functions and those of types count too. A package is no part of a circle by its modules alone."""
+    named = {
+        ".".join(["tilth", *p.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): p for p in SOURCES
+    }
+    graph = {}
+    for module, path in named.items():
+        found = {f"{m}.{n}" if f"{m}.{n}" in named else m for m, names in modules(path).items() for n in names or {""}}
+        graph[module] = found & named.keys() - {module}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_types_are_silenced_in_few_places() -> None:

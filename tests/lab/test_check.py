@@ -12,6 +12,7 @@ import pytest
 from tilth.core.errors import DataError, Interrupted, RecipeError
 from tilth.lab import catalog, check, contracts, evidence, runs
 from tilth.lab.contracts import knobs
+from tilth.lab.outcome import Outcome
 
 MADE_UP = {"technique": 1.0, "baseline": 1.1}
 
@@ -47,13 +48,13 @@ def fake_runs(monkeypatch: pytest.MonkeyPatch, trial: dict[str, Any]) -> list[tu
         technique = any("muon" in o for o in overrides)
         return (1.9 if technique else 2.0) + abs(rate - (0.02 if technique else BEST)) + 0.001 * (seed % 5)
 
-    def run_all(recipe: Any, arms: Any, seeds: Any, **_: Any) -> list[runs.Outcome]:
+    def run_all(recipe: Any, arms: Any, seeds: Any, **_: Any) -> list[Outcome]:
         out = []
         for arm in arms:
             for seed in seeds:
                 asked.append((arm.name, arm.overrides, seed))
                 bits = value(arm.overrides, seed)
-                out.append(runs.Outcome(arm.name, seed, list(arm.overrides), "x", {"books": bits}, bits, cpu_seconds=2))
+                out.append(Outcome(arm.name, seed, list(arm.overrides), "x", {"books": bits}, bits, cpu_seconds=2))
         return out
 
     monkeypatch.setattr(runs, "run_all", run_all)
@@ -96,7 +97,7 @@ def test_an_arm_that_always_diverges_is_measured_and_told(
 ) -> None:
     made = runs.run_all
 
-    def run_all(recipe: Any, arms: Any, seeds: Any, **rest: Any) -> list[runs.Outcome]:
+    def run_all(recipe: Any, arms: Any, seeds: Any, **rest: Any) -> list[Outcome]:
         found = made(recipe, arms, seeds, **rest)
         gone = {"diverged": True, "bits": None, "bits_per_byte": {}}
         return [replace(o, **(gone if o.arm.startswith(who) else {})) for o in found]

@@ -18,11 +18,12 @@ from tilth.core.config import read_yaml
 from tilth.core.errors import PlanError, RecipeError
 from tilth.core.recipe import load
 from tilth.lab import arms as asking
-from tilth.lab import check, page, tune
+from tilth.lab import check, page, sentences, tune
 from tilth.lab import compare as comparing
 from tilth.lab.arms import Budget, parse_arms, parse_budget
 from tilth.lab.differences import differences, rates
-from tilth.lab.runs import Arm, Outcome, resolve
+from tilth.lab.outcome import Outcome
+from tilth.lab.runs import Arm, resolve
 from tilth.lab.setting import at_hand
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
@@ -338,9 +339,9 @@ def test_divergences_of_baseline_and_control_are_told() -> None:
         )
 
     found = rows([2.0] * 3, [2.0, None, 2.01])
-    assert found["null"]["verdict"] == comparing.DIFFERENT and "diverged with 1 seed" in found["null"]["sentence"]
+    assert found["null"]["verdict"] == sentences.DIFFERENT and "diverged with 1 seed" in found["null"]["sentence"]
     found = rows([2.0, None, 2.0], [2.0] * 3)
-    assert found["arms"][1]["speedup"] is None and comparing.line(found["arms"][1])[4] == "–"
+    assert found["arms"][1]["speedup"] is None and sentences.line(found["arms"][1])[4] == "–"
     assert "itself diverged" in found["arms"][1]["sentence"] and "baseline diverged" in found["null"]["sentence"]
 
 

@@ -17,7 +17,8 @@ import pytest
 from tilth.core.errors import DataError, PlanError, RecipeError
 from tilth.core.rundir import read_json, read_rows
 from tilth.lab import runs
-from tilth.lab.runs import Arm, Outcome, rehearse, resolve, run_all
+from tilth.lab.outcome import Outcome
+from tilth.lab.runs import Arm, rehearse, resolve, run_all
 
 QUIET = lambda line: None  # noqa: E731
 BOOM = Arm("boom", ("optim.lr=1e30", "clip=null"))

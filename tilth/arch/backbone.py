@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +21,8 @@ from tilth.core.streams import stream
 
 from . import ops, rotary
 from .cache import KVCache
+from .knobs import Knobs
 from .parts import Block, Embedding, Linear, Norm, Where, settle
-
-if TYPE_CHECKING:
-    from .decoder import Config
-
 
 FIRST_REACH = 32_768
 """Positions of the first rotary tables. A model built for a million would hold half a gigabyte it may never need."""
@@ -47,7 +44,7 @@ class Decoder(nn.Module):
     cos: Tensor | None
     sin: Tensor | None
 
-    def __init__(self, config: Config, vocab_size: int, max_sequence: int) -> None:
+    def __init__(self, config: Knobs, vocab_size: int, max_sequence: int) -> None:
         super().__init__()
         self.config, self.vocab_size, self.max_sequence = config, vocab_size, max_sequence
         self.compute_dtype = torch.float32

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from . import ops
 from .cache import KVCache, LayerCache
-
-if TYPE_CHECKING:
-    from .decoder import Config
+from .knobs import Knobs
 
 Rotary = tuple[Tensor, Tensor]
 """cos and sin tables float32 [positions, E/2]; None where positions are not rotary."""
@@ -65,7 +63,7 @@ class Linear(nn.Module):
         return (self.multiply or ops.linear)(x, self.weight, self.bias)
 
 
-def projection(config: Config, inputs: int, outputs: int, place: str, bias: bool = False) -> nn.Module:
+def projection(config: Knobs, inputs: int, outputs: int, place: str, bias: bool = False) -> nn.Module:
     """The linear layer at `place` ("blocks.3.attention.q"): parameterised as the recipe asks, else dense."""
     spec: Any = config.weights
     made = None if spec is None else spec.linear(inputs, outputs, place, bias)
@@ -112,7 +110,7 @@ class Embedding(nn.Module):
 class Norm(nn.Module):
     """RMSNorm (weight), with one gain for all channels (single), or LayerNorm (weight and bias) over the last axis."""
 
-    def __init__(self, config: Config, width: int) -> None:
+    def __init__(self, config: Knobs, width: int) -> None:
         super().__init__()
         self.width = width
         self.weight = parameter(1 if config.norm == "single" else width)
@@ -152,9 +150,9 @@ def settle(norm: Norm | None, x: Tensor, delta: Tensor | None) -> tuple[Tensor, 
 class Attention(nn.Module):
     """Grouped-query causal attention of one layer; query head i reads key/value head i * G // H."""
 
-    def __init__(self, config: Config, layer: int) -> None:
+    def __init__(self, config: Knobs, layer: int) -> None:
         super().__init__()
-        E, H, G, D = config.head_width_, config.heads, config.kv_heads_, config.width
+        E, H, G, D = config.head_width_, config.heads, config.num_kv_heads, config.width
         self.heads, self.kv_heads = H, G
         self.window = config.windows[layer]
         self.softcap = config.attention_softcap
@@ -232,7 +230,7 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Gated (swiglu, geglu) or plain (gelu, gelu_tanh, relu2) two-layer network, at `place` ("blocks.3.ffn")."""
 
-    def __init__(self, config: Config, place: str, width: int | None = None) -> None:
+    def __init__(self, config: Knobs, place: str, width: int | None = None) -> None:
         super().__init__()
         D, F, bias, here = config.width, width or config.ffn_width_, config.ffn_bias, place
         self.kind, self.width = config.ffn, F
@@ -262,7 +260,7 @@ class Block(nn.Module):
     pre: x + f(norm(x)); post: x + norm(f(x)) (OLMo 2); sandwich: x + norm(f(norm(x))) (Gemma 2).
     """
 
-    def __init__(self, config: Config, layer: int) -> None:
+    def __init__(self, config: Knobs, layer: int) -> None:
         super().__init__()
         before = config.norm_placement in ("pre", "sandwich")
         after = config.norm_placement in ("post", "sandwich")

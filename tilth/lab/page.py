@@ -19,7 +19,7 @@ from tilth.core.text import visible
 from tilth.report import page as report
 from tilth.report import words
 
-from .compare import line
+from .sentences import line
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 960, 420

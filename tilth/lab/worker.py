@@ -46,7 +46,7 @@ def nursery() -> int:
     import torch._dynamo  # noqa: F401  # torch imports it when the first optimizer is made
 
     from tilth import job  # noqa: F401  # what every run needs
-    from tilth.lab import runs  # noqa: F401
+    from tilth.lab import outcome  # noqa: F401
 
     life, mine = os.pipe()  # no worker holds `mine`: it ends when this process does
     going: dict[int, int] = {}
@@ -106,7 +106,7 @@ def perform(spec: dict[str, Any]) -> dict[str, Any]:
     from tilth import job
     from tilth.core import recipe as recipes
     from tilth.core.rundir import read_json
-    from tilth.lab.runs import OUTCOME, keep_outcome
+    from tilth.lab.outcome import OUTCOME, keep_outcome
     from tilth.report.live import Silent
     from tilth.train.store import clear
 
@@ -134,7 +134,7 @@ def measure(recipe: Any, directory: Path, root: Path, error: str | None) -> dict
     from tilth.core.formats import PlanNumbers, StepRow
     from tilth.core.rundir import read_json, read_rows
     from tilth.data.prepared import prepare
-    from tilth.lab.runs import OUTCOME, Outcome, kept_outcome
+    from tilth.lab.outcome import OUTCOME, Outcome, kept_outcome
     from tilth.train.begin import start_of
 
     rows = read_rows(directory / "metrics.jsonl", StepRow)

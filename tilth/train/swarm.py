@@ -87,7 +87,7 @@ class Swarm(nn.Module):
             mixed = ops.qkv_attention(
                 qkv.reshape(S * B, T, -1),
                 c.heads,
-                c.kv_heads_,
+                c.num_kv_heads,
                 self.cos,
                 self.sin,
                 where,

@@ -96,7 +96,7 @@ def meaning(config: Config) -> dict[str, Any]:
     """Everything that decides what the model computes, with nothing left to derive; initialisation left out."""
     data = config.model_dump()
     data = {k: v for k, v in data.items() if not k.startswith("init_")}
-    data |= {"kv_heads": config.kv_heads_, "head_width": config.head_width_, "ffn_width": config.ffn_width_}
+    data |= {"kv_heads": config.num_kv_heads, "head_width": config.head_width_, "ffn_width": config.ffn_width_}
     data |= {"window": config.windows, "window_pattern": None}
     data["attention_scale"] = config.attention_scale or config.head_width_**-0.5
     data["embedding_scale"] = config.width**0.5 if config.embedding_scale == "sqrt_width" else config.embedding_scale
@@ -232,7 +232,7 @@ def write_common(c: Config, max_sequence: int) -> dict[str, Any]:
         "hidden_size": c.width,
         "num_hidden_layers": c.layers,
         "num_attention_heads": c.heads,
-        "num_key_value_heads": c.kv_heads_,
+        "num_key_value_heads": c.num_kv_heads,
         "head_dim": c.head_width_,
         "intermediate_size": c.ffn_width_,
         "hidden_act": _WORD[c.ffn],

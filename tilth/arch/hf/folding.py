@@ -7,16 +7,19 @@ zeros. Logits stay equal to rounding. What has no plain form stays, and the expo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from tilth.arch.backbone import Decoder
 from tilth.arch.decoder import Config
 from tilth.arch.io import fill
+from tilth.arch.knobs import Knobs
+
+K = TypeVar("K", bound=Knobs)
 
 
-def plain_config(config: Config) -> Config:
+def plain_config(config: K) -> K:
     """The decoder's configuration with its plain equals for what can be folded."""
     change: dict[str, Any] = {}
     if config.norm == "single":
@@ -35,13 +38,13 @@ def with_output_bias(config: Config) -> Config:
     return config.model_copy(update={"attention_bias": "all"}) if config.attention_bias == "qkv" else config
 
 
-def plain_model(model: Decoder, config: Config | None = None) -> Decoder:
+def plain_model(model: Decoder, config: Knobs | None = None) -> Decoder:
     """The model itself, or one of plain parts (None: those of `plain_config`) with equal logits."""
     config = plain_config(model.config) if config is None else config
     if config == model.config:
         return model
     with torch.device("meta"):
-        folded = config.build(model.vocab_size, model.max_sequence)
+        folded = Decoder(config, model.vocab_size, model.max_sequence)
     with torch.no_grad():
         tensors = {n: p.detach() for n, p in model.state_dict().items()}
         embedding: Any = model.embedding

@@ -25,6 +25,8 @@ from tilth.core.errors import RecipeError
 from tilth.core.step import Rate
 from tilth.core.technique import card, config_class, resolve
 
+from .fitting import is_elementwise, small
+
 KEYS = ("title", "claim", "check")
 """What every card says; the rest is `tilth.core.technique.UNSAID`."""
 LEARNING = ("optim", "objective", "weights", "attention", "feedforward", "embedding", "position", "precision")
@@ -84,7 +86,7 @@ def cases(identity: str) -> Iterator[Case]:
             found = learning.cases(identity)
         if area in LEARNING or (area == "schedule" and _acts_on_batches(identity)):
             found.append(("processes", lambda: _processes(identity)))
-        if area == "optim" and _is_elementwise(identity):
+        if area == "optim" and is_elementwise(identity):
             found.append(("sharded", lambda: _processes(identity, "hold_sharded")))
     except Exception as err:
         failure = f"{type(err).__name__}: {err}"
@@ -113,24 +115,10 @@ def run(identity: str) -> Iterator[Result]:
         yield Result(case.name, not said, time.perf_counter() - begin, said)
 
 
-def small(identity: str) -> dict[str, Any]:
-    """The technique as a recipe names it, with the fields that make it fit the contract's tiny model."""
-    import sys
-
-    area, name = identity.split(".", 1)
-    module = sys.modules[config_class(area, name).__module__]
-    return {"use": name, **getattr(module, "SMALL", {})}
-
-
 def _acts_on_batches(identity: str) -> bool:
     spec: Any = resolve("schedule", small(identity))
     cuts = spec.length(Clock(0, 400), 64) != 64
     return cuts or bool(spec.sequences(400, 64)) or type(spec.start()) is not Rate
-
-
-def _is_elementwise(identity: str) -> bool:
-    """Whether the card says that sharded parameters need nothing else."""
-    return str(card(*identity.split(".", 1)).get("sharded", "")).lower().startswith("elementwise: yes")
 
 
 def _processes(identity: str, what: str = "hold") -> None:

@@ -29,8 +29,9 @@ from tilth.data.engine import steps
 from tilth.data.engine.steps import Signals
 from tilth.data.read.reading import Unreadable
 
-from . import slow_page, small
+from . import slow_page
 from .bag import STRANGE, documents
+from .fitting import small
 from .knobs import others
 
 _WIDE = (0, 1, 2, 5, 20, 100, 1000, 100_000, 0.0, 0.001, 0.01, 0.05, 0.2, 0.5, 0.9, 0.99, 1.0, 3.0, 30.0, 1e4, -1.0)

@@ -22,7 +22,7 @@ from tilth.core.technique import resolve, use_name
 from tilth.train.learner import Learner, equip
 from tilth.train.world import World
 
-from . import small
+from .fitting import small
 from .knobs import Move, moves
 
 VOCAB, LENGTH, ROWS = 48, 16, 8

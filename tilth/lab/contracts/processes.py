@@ -27,7 +27,7 @@ from tilth.core.step import part
 from tilth.core.streams import stream
 from tilth.core.technique import card, resolve
 
-from . import _is_elementwise, small
+from .fitting import is_elementwise, small
 from .learning import LENGTH, ROWS, batch, learner, rounding, weights
 
 STEPS = 3
@@ -188,7 +188,7 @@ def _write(folder: Path, identities: list[str], rank: int, ranks: int) -> None:
             save_file({n: t.contiguous().clone() for n, t in run.pop("weights").items()}, folder / f"{i}.safetensors")
         except Exception as err:
             run = {"error": f"{type(err).__name__}: {err}"}
-        if ranks > 1 and _is_elementwise(identity):
+        if ranks > 1 and is_elementwise(identity):
             try:
                 run["sharded"] = _steps_on_shards(identity)
             except Exception as err:

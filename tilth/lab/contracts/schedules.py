@@ -12,7 +12,7 @@ from tilth.core.clock import Clock
 from tilth.core.step import Step, StepResult
 from tilth.core.technique import resolve
 
-from . import small
+from .fitting import small
 from .knobs import Move, moves
 
 STEPS = 400
