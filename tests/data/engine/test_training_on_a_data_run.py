@@ -83,6 +83,23 @@ def ids_and_texts(batch: Any) -> tuple[list[str], list[str]]:
     return batch.column("id").to_pylist(), batch.column("text").to_pylist()
 
 
+def test_the_store_of_a_data_run_is_a_source_that_is_traced_on_too(
+    runs: Path, recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    tokens = runs / "bfd" / "tokens"
+    source = {"use": "store", "path": str(tokens)}
+    path = tmp_path / "store.yaml"
+    corpus = {"sources": {"data_run": source}, "holdout": {"fraction": 0}}
+    tokenizer = {"use": "pretrained", "path": str(tokens / "tokenizer")}
+    path.write_text(yaml.safe_dump({**SMALL, "corpus": corpus, "tokenizer": tokenizer}))
+    done = job.run(path, run_dir=tmp_path / "run", root=tmp_path, out=console(quiet=True))
+    other = job.run(recipe(runs / "bfd"), root=tmp_path, out=console(quiet=True))
+    assert [row["loss"] for row in done.metrics] == [row["loss"] for row in other.metrics]
+    found = tracing.trace(tmp_path / "run", step=1, root=tmp_path)
+    assert found["data_run"] and set(found["data_run"]) == set(found["documents"])
+    assert all(place["source"]["stop"] > 0 for place in found["data_run"].values())
+
+
 def test_how_documents_are_cut_is_part_of_what_a_run_is(
     runs: Path, recipe: Callable[..., Path], tmp_path: Path
 ) -> None:

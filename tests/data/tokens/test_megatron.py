@@ -189,6 +189,23 @@ def test_several_files_out_and_in(tmp_path: Path, max_tokens: int, sizes: list[i
         import_megatron([made[0], made[0]], tmp_path / "twice", tokenizer)
 
 
+def test_a_failure_leaves_no_part_of_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = StoreWriter(tmp_path / "s", 300, "f", closed=True)
+    writer.extend(["a", "b", "c"], [np.array([1, 5, 6])] * 3)
+    writer.close()
+    whole = TokenStore.document
+
+    def fails(store: TokenStore, index: int) -> np.ndarray:
+        if index == 2:
+            raise OSError("the disk is full")
+        return whole(store, index)
+
+    monkeypatch.setattr(TokenStore, "document", fails)
+    with pytest.raises(OSError, match="full"):
+        export_megatron(TokenStore.open(tmp_path / "s"), tmp_path / "out" / "m", 3)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_small_pieces_and_an_empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("megatron._CHUNK", "elsewhere.HELD"):
         monkeypatch.setattr(f"tilth.data.tokens.{name}", 2)

@@ -90,7 +90,8 @@ def take_out(
     elif format == "mds":
         files = [str(export_mds(store, target))]
     else:
-        shutil.copytree(store.path, target)
+        with whole_dir(target) as aside:
+            shutil.copytree(store.path, aside, dirs_exist_ok=True)
         files = [str(target)]
     return {"format": format, "files": files, **_facts(store)}
 

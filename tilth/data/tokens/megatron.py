@@ -88,7 +88,13 @@ def export_megatron(store: TokenStore, prefix: str | Path, max_tokens: int | Non
         stop = max(start + 1, int(np.searchsorted(store.offsets, limit, "right")) - 1)
         stop = min(stop, store.num_documents)
         made.append(_with(prefix, f"_{len(made):05d}"))
-        _export(store, start, stop, made[-1])
+        try:
+            _export(store, start, stop, made[-1])
+        except BaseException:  # a part of the pairs would pass for all
+            for path in made:
+                _with(path, ".idx").unlink(missing_ok=True)
+                _with(path, ".bin").unlink(missing_ok=True)
+            raise
         start = stop
     return made
 
