@@ -33,7 +33,6 @@ from typing import Any
 
 from contenders import ROOT, SHAPES, overrides, write_batches
 
-CONTENDERS = Path(__file__).with_name("contenders.py")
 CORES = len(os.sched_getaffinity(0))
 GOALS: dict[str, dict[str, float]] = {
     "A": {"hf": 1.55, "litgpt": 1.30, "share": 0.74, "memory": 1.0},
@@ -50,12 +49,19 @@ class Missing(Exception):
 class Worker:
     """A contender's process, asleep between turns."""
 
-    def __init__(self, kind: str, python: str, shape: str, data: Path, *more: str, threads: int = CORES) -> None:
-        """Starts it and waits for its first step. Raises Missing with the last lines it wrote."""
+    def __init__(
+        self, kind: str, python: str, shape: str, data: Path, *more: str, threads: int = CORES, root: Path = ROOT
+    ) -> None:
+        """Starts it from the checkout `root` and waits for its first step. Raises Missing with its last lines."""
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self.process = subprocess.Popen(
-            [python, str(CONTENDERS), kind, shape, str(data), *(more or ("bf16", "0"))],
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"},
+            [python, str(root / "bench" / "contenders.py"), kind, shape, str(data), *(more or ("bf16", "0"))],
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": str(threads),
+                "TOKENIZERS_PARALLELISM": "false",
+                "PYTHONPATH": str(root),
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
