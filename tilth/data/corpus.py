@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,12 @@ import pyarrow.parquet as pq
 from typing_extensions import TypedDict
 
 from tilth.core import progress
+from tilth.core.cache import once
 from tilth.core.errors import DataError, remedy
 from tilth.core.hashing import content_hash, file_hash, source_hash
-from tilth.core.locking import locked
-from tilth.core.manifest import Entry, Manifest, intact, seal
+from tilth.core.manifest import Entry, Manifest
 from tilth.core.recipe import Corpus
-from tilth.core.rundir import read_json, sweep, whole_dir, write_json
+from tilth.core.rundir import read_json, write_json
 from tilth.core.technique import dump, use_name
 from tilth.data.document import BATCH_BYTES, BATCH_DOCUMENTS, SCHEMA, Ledger, lost, text_key
 from tilth.data.holdout import LEAST_TAIL, RUN, Kept, Overlap, cut, hold_out, tail
@@ -145,17 +144,16 @@ def prepare(corpus: Corpus, cache: Path, say: Callable[[str], None]) -> Document
     target = cache / f"documents-{key}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        sweep(cache)
-        busy = partial(say, "documents: another process is preparing them; waiting.")
-        with locked(cache / f".documents-{key}.lock", waiting=busy):
-            documents = _cached(target, say)
-            for notice in documents.notices if documents is not None else ():
-                say(notice)
-            if documents is None:
-                with whole_dir(target) as aside:
-                    _build(corpus, aside, key, say)
-                    seal(aside)
-                documents = Documents(target)
+        built: list[Path] = []
+
+        def make(aside: Path) -> None:
+            _build(corpus, aside, key, say)
+            built.append(aside)
+
+        busy = "documents: another process is preparing them; waiting."
+        documents = Documents(once(target, make, say, waiting=busy))
+        for notice in () if built else documents.notices:
+            say(notice)
     except OSError as err:
         where = str(err.filename or target)
         raise DataError(
@@ -214,10 +212,6 @@ def documents_key(corpus: Corpus) -> str:
     steps = [dump(step) for step in corpus.curate]
     reads = list(steps_module.fingerprints((use_name(step), step) for step in corpus.curate))
     return content_hash([sources, own, steps, reads, corpus.holdout.model_dump(), corpus.on_error, code])
-
-
-def _cached(target: Path, say: Callable[[str], None]) -> Documents | None:
-    return Documents(target) if intact(target, say) else None
 
 
 class _Writer:

@@ -10,27 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from tilth.core import cache
 from tilth.core.cache import cache_dir
 from tilth.core.errors import DataError
 from tilth.core.hashing import file_hash
-from tilth.core.locking import locked
-from tilth.core.manifest import intact, seal
-from tilth.core.rundir import sweep, whole_dir
 
 WEIGHTS, SHEET = "model.safetensors", "model.json"
 
 
 def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
-    """The directory of a model; `make` fills an empty one where it is not there yet. Processes that ask at once wait
-    for the first; what one that dies leaves is swept away by the next, and a damaged one is made again."""
-    target = cache_dir() / "models" / f"{kind}-{key}"
-    with locked(target.parent / f".{target.name}.lock"):
-        if not intact(target, warnings.warn):
-            sweep(target.parent)
-            with whole_dir(target) as aside:
-                make(aside)
-                seal(aside)
-    return target
+    """The directory of a model, kept for the user; `make` fills an empty one where it is not there yet."""
+    return cache.once(cache_dir() / "models" / f"{kind}-{key}", make, warnings.warn)
 
 
 def write(folder: Path, kind: str, sheet: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:

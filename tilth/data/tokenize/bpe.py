@@ -25,11 +25,10 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from tilth.core import progress
+from tilth.core.cache import once
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, source_hash
-from tilth.core.manifest import intact, seal
-from tilth.core.rundir import whole_dir
 from tilth.data.tokens.tokenizer import Tokenizer
 
 CARD = {
@@ -79,13 +78,12 @@ class Config(BaseConfig):
         Raises DataError if the text has too few different words for `vocab_size`.
         """
         key = content_hash([documents.key, self.model_dump(), source_hash(sys.modules[__name__])])
-        target = Path(cache) / f"tokenizer-{key}"
-        if not intact(target, say):
-            backend = self._train(documents, say)
-            with whole_dir(target) as aside:
-                Tokenizer(json.dumps(json.loads(backend.to_str()), ensure_ascii=False), self._names()).save(aside)
-                seal(aside)
-        return target
+
+        def make(aside: Path) -> None:
+            trained = json.loads(self._train(documents, say).to_str())
+            Tokenizer(json.dumps(trained, ensure_ascii=False), self._names()).save(aside)
+
+        return once(Path(cache) / f"tokenizer-{key}", make, say)
 
     def _names(self) -> dict[str, Any]:
         """tokenizer_config.json: texts begin with the separator, as documents do in training."""

@@ -14,12 +14,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from tilth.core.cache import once
 from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import DataError
 from tilth.core.hashing import content_hash, source_hash
 from tilth.core.located import Located
-from tilth.core.manifest import intact, seal
-from tilth.core.rundir import whole_dir
 from tilth.data.tokens import tokenizer as shared
 from tilth.data.tokens import tokenizer_files
 from tilth.data.tokens.tokenizer import Tokenizer
@@ -58,13 +57,12 @@ class Config(BaseConfig):
         """
         found = self.load()
         key = content_hash([found.content, source_hash(sys.modules[__name__], shared, tokenizer_files)])
-        target = Path(cache) / f"tokenizer-{key}"
-        if not intact(target, say):
+
+        def make(aside: Path) -> None:
             say(f"Tokenizer of {found.vocab_size} tokens from {self.path}")
-            with whole_dir(target) as aside:
-                found.save(aside)
-                seal(aside)
-        return target
+            found.save(aside)
+
+        return once(Path(cache) / f"tokenizer-{key}", make, say)
 
     def load(self) -> Tokenizer:
         """The tokenizer. Raises DataError as `prepare` does."""

@@ -36,10 +36,11 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from tilth.core import progress
+from tilth.core.cache import once
 from tilth.core.errors import DataError, remedy
 from tilth.core.hashing import content_hash, source_hash
 from tilth.core.manifest import Entry, difference
-from tilth.core.rundir import Count, inside, read_json, whole_dir, write_json
+from tilth.core.rundir import Count, inside, read_json, write_json
 from tilth.core.text import visible
 from tilth.data.native import bpe as bpe_module
 
@@ -364,25 +365,32 @@ def write_stores(
     """
     brought = brought or {}
     root = Path(cache) / f"tokens-{_key(documents, tokenizer, brought)}"
-    if root.is_dir():
+
+    def sound(root: Path, say: Callable[[str], None]) -> bool:
+        if not root.is_dir():
+            return False
         try:
-            return _told(_open_all(root, documents.sources, tokenizer, verify), tokenizer, say)
+            return bool(_open_all(root, documents.sources, tokenizer, verify))
         except DataError as damage:
             say(f"The cached tokens are damaged and are made again. {damage}")
             shutil.rmtree(root)
+            return False
+
+    def make(aside: Path) -> None:
+        for source in documents.sources:
+            for split in ("train", "held_out"):
+                to = inside(aside, source) / split
+                if split == "train" and source in brought:
+                    say(f"{source}/{split}: {brought[source].bring(source, documents, tokenizer, to)}")
+                else:
+                    _tokenise(documents, source, split, tokenizer, to, say)
+
     try:
-        with whole_dir(root) as aside:
-            for source in documents.sources:
-                for split in ("train", "held_out"):
-                    to = inside(aside, source) / split
-                    if split == "train" and source in brought:
-                        say(f"{source}/{split}: {brought[source].bring(source, documents, tokenizer, to)}")
-                    else:
-                        _tokenise(documents, source, split, tokenizer, to, say)
+        once(root, make, say, sound=sound)
     except OSError as err:
         what = f"the tokens cannot be written: {err.strerror or err}."
         raise DataError(what, where=str(root), fix=remedy(err)) from None
-    return _told(_open_all(root, documents.sources, tokenizer, verify), tokenizer, say)
+    return _told(_open_all(root, documents.sources, tokenizer, verify=False), tokenizer, say)
 
 
 def _told(
