@@ -124,9 +124,10 @@ def trace_step(run: Path, step: int) -> dict[str, Any]:
     places = {name: _places(prepared.documents, name, ids) for name, ids in wanted.items()}
     lineage: dict[str, Any] = {}
     for name, wanted_ids in wanted.items():
-        data_run = getattr(resolved.recipe.corpus.sources[name], "path", None)
-        if isinstance(data_run, str) and kind_of(data_run) == "data run":
-            lineage |= {i: found for i in sorted(wanted_ids) if (found := trace_document(data_run, i))}
+        path = Path(str(getattr(resolved.recipe.corpus.sources[name], "path", "")))
+        beyond = next((p for p in (path, *path.parents[:2]) if kind_of(p) == "data run"), None)  # or its tokens/store
+        if beyond is not None:
+            lineage |= {i: found for i in sorted(wanted_ids) if (found := trace_document(beyond, i))}
     return {
         "run": str(run),
         "step": step,
