@@ -402,7 +402,7 @@ def compare(
 @verb("schema")
 def schema(json_output: Json = False) -> Any:
     """Print the JSON Schema of recipes, for editors."""
-    from tilth.core.recipe import schema as recipe_schema
+    from tilth.core.schema import schema as recipe_schema
 
     data = recipe_schema()
     if not json_output:

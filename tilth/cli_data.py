@@ -85,11 +85,12 @@ def signals(
     from tilth.data.engine import run as engine_run
 
     from .data.engine import distributions as tables
+    from .data.engine.recipe import load
 
     out = console_for(json_output)
     finished = _reported(
         out.say,
-        tables.only_signals(engine_run.load(recipe, overrides)),
+        tables.only_signals(load(recipe, overrides)),
         root=root,
         engine=engine_run.known_engine(engine),
         num_workers=workers,

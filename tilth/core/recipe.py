@@ -17,7 +17,6 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from . import layers
-from .areas import AREAS
 from .config import Config, validate
 from .errors import RecipeError
 from .hashing import content_hash
@@ -36,7 +35,7 @@ from .protocols import (
 )
 from .shipped import recipe_file
 from .step import ObjectiveConfig, ScheduleConfig
-from .technique import config_class, excluded, names, sketching, slot, use, used
+from .technique import excluded, sketching, slot, use, used
 from .tokens import HoldsTokens, refuse_to_be_made
 
 Name = str
@@ -379,42 +378,6 @@ def from_dict(data: dict[str, Any], where: str = "recipe", origins: dict[str, st
 def to_yaml(recipe: Recipe) -> str:
     """The resolved recipe as YAML; loading it gives an equal recipe."""
     return str(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True, width=100))
-
-
-def schema() -> dict[str, Any]:
-    """JSON Schema of a recipe file as a person writes it, for editors (`tilth schema`)."""
-    base = Recipe.model_json_schema()
-    defs = base.setdefault("$defs", {})
-    for area in AREAS:
-        for name in names(area):
-            sub = config_class(area, name).model_json_schema()
-            defs.update(sub.pop("$defs", {}))
-            sub["properties"] = {"use": {"const": name}, **sub.get("properties", {})}
-            sub["required"] = []  # so may the technique it names
-            defs[f"{area}.{name}"] = sub
-    stage = dict(defs["Stage"])
-    stage["required"] = []  # a stage inherits what it does not say
-    defs["Stage"] = stage
-    shared = {k: v for k, v in stage["properties"].items() if k != "name"}
-    base["properties"] = {"extends": {"type": "string"}, **base["properties"], **shared}
-    base["required"] = []  # `extends:` may provide anything
-    _link_areas(base)
-    return {**base, "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "tilth recipe"}
-
-
-def _link_areas(node: Any) -> None:
-    """Replace every technique slot by the union of its area's techniques."""
-    if isinstance(node, dict):
-        area = node.pop("x-tilth-area", None)
-        if area is not None:
-            node.pop("type", None)
-            refs: list[dict[str, Any]] = [{"$ref": f"#/$defs/{area}.{n}"} for n in names(area)]
-            node["anyOf"] = [*refs, {"enum": names(area)}]
-        for value in node.values():
-            _link_areas(value)
-    elif isinstance(node, list):
-        for value in node:
-            _link_areas(value)
 
 
 _SLOTS = ("tokenizer", "model", "precision", *STAGE_DEFAULTS)

@@ -11,7 +11,7 @@ import pytest
 
 from tilth.core.errors import RecipeError
 from tilth.data.engine.plan import Plan
-from tilth.data.engine.recipe import DataRecipe, load
+from tilth.data.engine.recipe import DataRecipe, load, resolved
 from tilth.data.engine.run import run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -91,3 +91,20 @@ def test_a_recipe_runs_on_a_crawl(name: str, crawl: Path, tmp_path: Path) -> Non
     assert 0 < book["kept"] < book["in"]
     truth = [json.loads(line) for line in (crawl / "truth.jsonl").read_text().splitlines()]
     assert book["in"] >= len([t for t in truth if not t["fault"]])
+
+
+def test_every_value_of_a_data_recipe_says_where_it_comes_from(tmp_path: Path) -> None:
+    base, own = tmp_path / "base.yaml", tmp_path / "own.yaml"
+    base.write_text("name: base\nsources: {a: {use: files, path: a.txt}}\nsteps: [{use: gopher_quality}]\n")
+    own.write_text("extends: base.yaml\nname: own\n")
+    (tmp_path / "a.txt").write_text("text " * 100)
+    found = resolved(own, ["gopher_quality.min_words=3"])
+    said = {k: Path(v).name for k, v in found.origins.items()}
+    assert (said["name"], said["sources.a.path"], said["steps.0.min_words"]) == (
+        "own.yaml",
+        "base.yaml",
+        "command line",
+    )
+    assert said["steps.0.max_words"] == "default"
+    finished = run(own, ["gopher_quality.min_words=3"], root=tmp_path / "runs", engine="inline", say=lambda line: None)
+    assert json.loads((finished.dir / "origins.json").read_text()) == found.origins

@@ -56,7 +56,7 @@ def _code() -> str:
     return content_hash([[str(p.relative_to(root)), hashlib.sha256(p.read_bytes()).hexdigest()] for p in files])
 
 
-_FILES = ("identity.json", "recipe.yaml", "ledger.json", "done.json", "files.json")
+_FILES = ("identity.json", "recipe.yaml", "origins.json", "ledger.json", "done.json", "files.json")
 _OURS = ("read", "pass-*", "across-*", "documents", "tokens", "tokens-parts")
 
 

@@ -122,8 +122,21 @@ class DataRecipe(Config):
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=100)
 
 
+class Resolved(NamedTuple):
+    """A data recipe with the origin of each of its values."""
+
+    recipe: DataRecipe
+    origins: dict[str, str]
+    """Dotted path of each value -> file, 'command line' or 'default'."""
+
+
 def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) -> DataRecipe:
     """Read a data recipe with its ancestors and overrides. Raises RecipeError naming the field."""
+    return resolved(path, overrides).recipe
+
+
+def resolved(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) -> Resolved:
+    """The same with where each value comes from. Raises RecipeError naming the field."""
     path = recipe_file(path)
     data, origins = layers.inherit(path, _spell_out)
     refuse_other_recipe(data, "data recipe", path)
@@ -131,7 +144,8 @@ def load(path: str | Path, overrides: dict[str, Any] | list[str] | None = None) 
     try:
         recipe = validate(DataRecipe, data)
         absolute = locate(recipe, data, lambda place: layers.origin_of(place, origins))
-        return recipe if absolute is None else validate(DataRecipe, absolute)
+        recipe = recipe if absolute is None else validate(DataRecipe, absolute)
+        return Resolved(recipe, {leaf: layers.origin_of(leaf, origins) for leaf in layers.leaves(recipe.to_dict())})
     except RecipeError as err:
         raise RecipeError(err.what, where=f"{path}: {err.where}" if err.where else str(path), fix=err.fix) from None
 

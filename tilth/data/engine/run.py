@@ -40,7 +40,7 @@ from . import intake, ledger, passes, workers
 from .directory import claim, damage, identity_of, remove_damaged, sweep
 from .passes import Pass
 from .plan import Plan
-from .recipe import DataRecipe, load
+from .recipe import DataRecipe, resolved
 from .steps import AsksRecipe
 
 Say = Callable[[str], None]
@@ -78,8 +78,9 @@ def run(
     says what became of all documents) or RunInUse.
     """
     began = time.monotonic()
+    origins: dict[str, str] = {}
     if not isinstance(recipe, DataRecipe):
-        recipe = load(recipe, overrides)
+        recipe, origins = resolved(recipe, overrides)
     plan = Plan.of(recipe)
     for _, _, config in recipe.labelled():
         if isinstance(config, AsksRecipe):
@@ -94,7 +95,8 @@ def run(
             sweep(dir)
             write_json(dir / "identity.json", identity)
             write_whole(dir / "recipe.yaml", recipe.to_yaml())
-            Manifest(dir).add("identity.json", "recipe.yaml")
+            write_json(dir / "origins.json", origins)
+            Manifest(dir).add("identity.json", "recipe.yaml", "origins.json")
             say(f"{recipe.name}: {dir}")
             for label, notice in plan.notices(recipe):
                 say(f"{label}: {notice}")
@@ -163,7 +165,7 @@ class _Job:
         can be had again is known."""
         manifest = Manifest(self.dir)
         if "done.json" not in manifest.files():
-            manifest.add("identity.json", "recipe.yaml", "ledger.json", "done.json")
+            manifest.add("identity.json", "recipe.yaml", "origins.json", "ledger.json", "done.json")
         for pass_ in self.plan.passes:
             for path in (self.dir / f"pass-{pass_.name}").glob(f"*/{passes.DOCUMENTS}"):
                 Manifest(path.parent).forget(passes.DOCUMENTS)
