@@ -177,18 +177,19 @@ def import_tokens(
 
 @verb("export")
 def export_tokens(
-    path: Annotated[Path, typer.Argument(help="Data run or token store.", show_default=False)],
+    path: Annotated[Path, typer.Argument(help="Training run, data run or token store.", show_default=False)],
     target: Annotated[Path, typer.Argument(help="Prefix (megatron) or new folder.", show_default=False)],
     format: Annotated[str, typer.Option(help="megatron, mds or store.")] = "megatron",
     max_tokens: Annotated[
         int | None, typer.Option(help="Megatron: begin another pair of files rather than hold more in one.", min=1)
     ] = None,
+    source: Annotated[str | None, typer.Option(help="Of a training run with several: which source.")] = None,
     json_output: Json = False,
 ) -> Any:
     """Take tokens out for other trainers: Megatron's .bin and .idx, MDS shards, or a copy of the store."""
     from tilth.data.tokens import exchange
 
-    made = exchange.take_out(path, target, exchange.known_format(format), max_tokens)
+    made = exchange.take_out(path, target, exchange.known_format(format), max_tokens, source)
     if not json_output:
         print(f"{made['tokens']:,} tokens of {made['documents']:,} documents: {', '.join(made['files'])}")
     return made

@@ -36,7 +36,7 @@ from .protocols import (
 from .shipped import recipe_file
 from .step import ObjectiveConfig, ScheduleConfig
 from .technique import excluded, sketching, slot, use, used
-from .tokens import HoldsTokens, refuse_to_be_made
+from .tokens import HoldsTokens, made
 
 Name = str
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -480,7 +480,7 @@ def _tell_tokenizer(recipe: Recipe) -> dict[str, Any] | None:
     ]
     if not found:
         return None
-    refuse_to_be_made(recipe.tokenizer)
+    made(recipe.tokenizer)
     data = recipe.to_dict()
     for field, name in found:
         data["corpus"][field][name]["tokenizer"] = data["tokenizer"]

@@ -28,7 +28,7 @@ class HoldsTokens(Config):
     @model_validator(mode="after")
     def _is_made(self) -> HoldsTokens:
         if self.tokenizer is not None:
-            refuse_to_be_made(self.tokenizer)
+            made(self.tokenizer)
         return self
 
     @property
@@ -37,11 +37,12 @@ class HoldsTokens(Config):
         return True
 
 
-def refuse_to_be_made(tokenizer: Any) -> None:
-    """Raise RecipeError for a tokenizer that is to be made yet: it cannot have made tokens."""
+def made(tokenizer: Any) -> MadeTokenizer:
+    """The tokenizer's configuration. Raises RecipeError if it is to be made yet: then it cannot have made tokens."""
     if not isinstance(tokenizer, MadeTokenizer):
         raise RecipeError(
             "these are tokens already, and this tokenizer is to be made.",
             where="tokenizer",
             fix="Name the one that made them: tokenizer: {use: pretrained, path: …}.",
         )
+    return tokenizer

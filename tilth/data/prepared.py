@@ -39,11 +39,12 @@ def prepare(recipe: Recipe, cache: Path, say: Callable[[str], None]) -> Prepared
     """Documents, tokenizer and token shards of a recipe, each from the cache where its inputs have not changed."""
     cache.mkdir(parents=True, exist_ok=True)
     sweep(cache.parent)
-    there = None if recipe.data is None else ready.tokens(recipe.data)
-    documents = prepare_documents(recipe.corpus, cache, say)
-    if there is not None:
-        tokenizer = ready.tokenizer(there, recipe.tokenizer.prepare(documents, cache, say))
+    if recipe.data is not None:
+        there = ready.tokens(recipe.data)
+        tokenizer = ready.tokenizer(there, recipe.tokenizer)
+        documents = prepare_documents(recipe.corpus, cache, say)
         return Prepared(documents, tokenizer, ready.stores(there, documents, say))
+    documents = prepare_documents(recipe.corpus, cache, say)
     tokenizer = Tokenizer.load(recipe.tokenizer.prepare(documents, cache, say))
     made = write_stores(documents, tokenizer, cache, say, brought=brought(recipe.corpus.sources))
     prepared = Prepared(documents, tokenizer, made)

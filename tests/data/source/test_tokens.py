@@ -302,6 +302,23 @@ def test_there_and_back_by_verb(made: Made, format: str, tmp_path: Path) -> None
     assert job.make_plan(trained, root=tmp_path, out=QUIET)[2].stores["web"]["train"].num_documents < len(TEXTS)
 
 
+def test_what_a_run_was_trained_on_goes_out(made: Made, tmp_path: Path) -> None:
+    sources = {"a": made.source("stream"), "b": made.source("mds")}
+    path = made.recipe(sources, tmp_path / "r.yaml", {"holdout": {"fraction": 0}})
+    done = job.run(path, run_dir=tmp_path / "run", root=tmp_path, out=QUIET)
+    with pytest.raises(RecipeError, match=r"this run has 2 sources.*a, b"):
+        exchange.take_out(done.path, tmp_path / "out")
+    for name in sources:
+        out = exchange.take_out(done.path, tmp_path / name, source=name)
+        back = exchange.bring_in(tmp_path / name, tmp_path / f"{name}-in", made.folder / "tokenizer")
+        assert out["tokens"] == back["tokens"] == made.store.num_tokens
+    asked = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    asked["corpus"]["curate"] = [{"use": "rules", "min_chars": 75}]
+    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(asked))
+    with pytest.raises(DataError, match="has changed since"):
+        exchange.take_out(done.path, tmp_path / "later", source="a")
+
+
 def test_verbs_refuse_what_they_cannot_do(made: Made, tmp_path: Path, other: Callable[[int], Path]) -> None:
     tokenizer = made.folder / "tokenizer"
     for do, says in (

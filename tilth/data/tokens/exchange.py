@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any, get_args
 
+from tilth.core import recipe as recipes
 from tilth.core.errors import DataError, RecipeError, nearest
 from tilth.core.kinds import kind_of
 from tilth.core.located import Located
 from tilth.core.manifest import seal
-from tilth.core.rundir import whole_dir
+from tilth.core.rundir import read_json, whole_dir
+from tilth.data.prepared import prepare
 from tilth.data.tokenize.pretrained import Config as Pretrained
 
 from . import megatron, ready
@@ -71,15 +73,21 @@ def bring_in(
 
 
 def take_out(
-    path: str | Path, target: str | Path, format: Format = "megatron", max_tokens: int | None = None
+    path: str | Path,
+    target: str | Path,
+    format: Format = "megatron",
+    max_tokens: int | None = None,
+    source: str | None = None,
 ) -> dict[str, Any]:
-    """Write the tokens of a data run or store for other trainers: Megatron's files under the prefix `target`, or a new
-    folder of MDS shards, or a store.
+    """Write the tokens of a training run, data run or store for other trainers: Megatron's files under the prefix
+    `target`, or a new folder of MDS shards, or a store.
 
     max_tokens  of a pair of Megatron's files, see `export_megatron`
+    source      which of a training run's sources; None: the only one
     Raises DataError if there is something at `target`, or for a packed store, whose documents are in pieces.
     """
-    store, target = store_at(Path(path).expanduser()), Path(target)
+    path, target = Path(path).expanduser(), Path(target)
+    store = _trained_on(path, source) if kind_of(path) == "training run" else store_at(path)
     if max_tokens is not None and format != "megatron":
         raise RecipeError("only Megatron's files are cut by tokens.", where="--max-tokens", fix="Leave it out.")
     taken = [target] if format != "megatron" else sorted(target.parent.glob(f"{target.name}*.idx"))
@@ -101,6 +109,22 @@ def store_at(path: Path) -> TokenStore:
     if kind_of(path) == "data run":
         path = ready.tokens(path)
     return TokenStore.open(path / STORE if (path / STORE).is_dir() else path, verify=True)
+
+
+def _trained_on(run: Path, source: str | None) -> TokenStore:
+    """What a training run was trained on, of one of its sources."""
+    recipe = recipes.load(run / "recipe.yaml").recipe
+    prepared = prepare(recipe, run.parent / ".cache", lambda _: None)
+    if prepared.fingerprint(recipe) != read_json(run / "identity.json").get("data"):
+        raise DataError("the data this run was trained on has changed since.", where=str(run))
+    names = list(prepared.stores)
+    if source not in names and (source is not None or len(names) > 1):
+        raise RecipeError(
+            f"there is no source '{source}'." if source else f"this run has {len(names)} sources.",
+            where="--source",
+            fix=f"There are {', '.join(names)}.",
+        )
+    return prepared.stores[source or names[0]]["train"]
 
 
 def _copy(store: TokenStore, tokenizer: Tokenizer, target: Path) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 from tilth.core.errors import DataError
 from tilth.core.kinds import kind_of
 from tilth.core.manifest import Manifest
+from tilth.core.protocols import TokenizerSpec
 from tilth.core.recipe import DATA_RUN
+from tilth.core.tokens import made
 from tilth.data.engine.directory import result
 
 from .elsewhere import format_of
@@ -45,9 +47,9 @@ def tokens(run: str | Path) -> Path:
     return folder
 
 
-def tokenizer(folder: Path, asked: Path) -> Tokenizer:
-    """The tokenizer of the tokens in `folder`, which must be the one that the recipe asks for (a directory)."""
-    own, other = Tokenizer.load(folder / TOKENIZER), Tokenizer.load(asked)
+def tokenizer(folder: Path, asked: TokenizerSpec) -> Tokenizer:
+    """The tokenizer of the tokens in `folder`, which must be the one that the recipe asks for."""
+    own, other = Tokenizer.load(folder / TOKENIZER), made(asked).load()
     if own.fingerprint != other.fingerprint:
         raise DataError(
             f"the data run's tokens were made by another tokenizer ({own.vocab_size:,} tokens) than the recipe names "
