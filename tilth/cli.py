@@ -300,7 +300,7 @@ def new(
     area: Annotated[str | None, typer.Option("--area", help="Its area, if the name alone is given.")] = None,
     json_output: Json = False,
 ) -> Any:
-    """Write a new technique from a template that works at once: two files of a checkout, or elsewhere a package."""
+    """Write a new technique, a copy of one that works: two files of a checkout, or elsewhere a package."""
     from tilth.lab import new as writing
 
     paths = writing.new(technique, area=area)

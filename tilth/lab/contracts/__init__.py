@@ -131,7 +131,8 @@ def _card(identity: str) -> None:
     found = card(*identity.split(".", 1))
     lacks = [k for k in KEYS if k not in found]
     assert not lacks, f"the card lacks {', '.join(lacks)}"
-    assert found["title"] and found["claim"] and found["check"], "title, claim and check must say something"
+    empty = [k for k in KEYS if not found[k]]
+    assert not empty, f"write what it claims: {', '.join(empty)} of the card say nothing"
     exempt = found["exempt"]
     assert all(isinstance(why, str) and why for why in exempt.values()), "every exemption needs a reason"
     strange = [k for k in exempt if k.partition(":")[0] not in ("knob", "contract") and k not in ("evidence", "seeds")]
