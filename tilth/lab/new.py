@@ -100,10 +100,10 @@ def _with_empty_card(text: str, area: str, name: str) -> str:
         match node:
             case ast.Assign(targets=[ast.Name(id="CARD")], value=ast.Dict(keys=keys, values=values)):
                 for key, value in zip(keys, values, strict=True):
-                    assert isinstance(key, ast.Constant) and key.end_lineno is not None
-                    said = {"title": name, "claim": "", "check": ""}.get(key.value)
-                    if key.value in ("title", *CLAIMED):
-                        row = [] if said is None else [f'    "{key.value}": "{said}",\n']
+                    field = ast.literal_eval(key or value)
+                    if key is not None and field in ("title", *CLAIMED):
+                        said = {"title": name, "claim": "", "check": ""}.get(field)
+                        row = [] if said is None else [f'    "{field}": "{said}",\n']
                         changes.append((ast.Expr(value, lineno=key.lineno, end_lineno=value.end_lineno), row))
     for node, rows in reversed(changes):
         lines[node.lineno - 1 : node.end_lineno] = rows
