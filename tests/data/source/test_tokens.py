@@ -261,7 +261,13 @@ def test_tokens_of_another_tokenizer_are_refused(made: Made, tmp_path: Path, oth
     )
     with pytest.raises(DataError, match=r"document 'web:web:\d+' has token \d+, outside the vocabulary of 257.*made"):
         job.run(path, root=tmp_path / "root", out=QUIET)
-    mixed = {**made.source("stream"), "tokenizer": {"use": "pretrained", "path": str(larger)}}
+    named = {"use": "pretrained", "path": str(larger)}
+    path = made.recipe({"web": made.source("stream")}, tmp_path / "r.yaml", tokenizer=named)
+    with pytest.raises(
+        DataError, match=r"made by another tokenizer \(280 tokens\) than the one named \(290\).*lies beside"
+    ):
+        job.run(path, root=tmp_path / "root", out=QUIET)
+    mixed = {**made.source("megatron"), "tokenizer": {"use": "pretrained", "path": str(larger)}}
     with pytest.raises(TilthError, match=r"another tokenizer \(290 tokens\) than the recipe's \(280\).*one tokenizer"):
         job.run(made.recipe({"web": mixed}, tmp_path / "r.yaml"), root=tmp_path / "root", out=QUIET)
 

@@ -26,7 +26,7 @@ from tilth.data.document import SourceLedger
 from tilth.data.tokens.elsewhere import Piece, TokenSource, trained_on
 from tilth.data.tokens.store import TokenStore
 from tilth.data.tokens.tokenizer import Tokenizer
-from tilth.data.tokens.writing import STORE
+from tilth.data.tokens.writing import STORE, TOKENIZER
 
 CARD = {
     "title": "Token stores",
@@ -57,6 +57,7 @@ class Config(TokenSource):
         """Documents in their order. Of a packed store each stands where its first piece does, with its pieces one
         behind the other as they lie."""
         store = self._store(verify=True)
+        self._refuse_made_by_another(store)
         for identity, numbers in _numbers(store):
             tokens = np.concatenate([store.document(n) for n in numbers])
             at = [(int(store.offsets[n]), int(store.offsets[n + 1])) for n in numbers]
@@ -80,7 +81,7 @@ class Config(TokenSource):
                 fix="corpus.holdout.fraction=0 and no steps in corpus.curate leave it as it is; corpus.held_out takes "
                 "text of your own to evaluate on.",
             )
-        if left < there or store.tokenizer_fingerprint != tokenizer.fingerprint:
+        if left < there:
             return super().bring(source, documents, tokenizer, path)
         path.mkdir(parents=True)
         for file in store.path.iterdir():
@@ -88,6 +89,18 @@ class Config(TokenSource):
                 _link(file, path / file.name)
         cut = "one stream" if store.packed is None else f"packed for sequences of {store.packed.sequence:,}"
         return f"{store.num_tokens:,} tokens of {there:,} documents as they are, {cut}"
+
+    def _refuse_made_by_another(self, store: TokenStore) -> None:
+        named, beside = self.loaded(), store.path.parent / TOKENIZER
+        if store.tokenizer_fingerprint != named.fingerprint:
+            raise DataError(
+                f"these tokens were made by another tokenizer ({store.vocab_size:,} tokens) than the one named "
+                f"({named.vocab_size:,}).",
+                where=str(store.path),
+                fix=f"tokenizer: {{use: pretrained, path: {beside}}} lies beside them."
+                if beside.is_dir()
+                else "Name the one that made them.",
+            )
 
     def _store(self, verify: bool = False) -> TokenStore:
         path = Path(self.path).expanduser()
