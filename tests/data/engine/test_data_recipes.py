@@ -95,7 +95,9 @@ def test_a_recipe_runs_on_a_crawl(name: str, crawl: Path, tmp_path: Path) -> Non
 
 def test_every_value_of_a_data_recipe_says_where_it_comes_from(tmp_path: Path) -> None:
     base, own = tmp_path / "base.yaml", tmp_path / "own.yaml"
-    base.write_text("name: base\nsources: {a: {use: files, path: a.txt}}\nsteps: [{use: gopher_quality}]\n")
+    base.write_text(
+        "name: base\nsources: {a: {use: files, path: a.txt}}\nsteps: [{use: gopher_quality, min_stop_words: 0}]\n"
+    )
     own.write_text("extends: base.yaml\nname: own\n")
     (tmp_path / "a.txt").write_text("text " * 100)
     found = resolved(own, ["gopher_quality.min_words=3"])
