@@ -99,7 +99,9 @@ def test_every_value_of_a_data_recipe_says_where_it_comes_from(tmp_path: Path) -
         "name: base\nsources: {a: {use: files, path: a.txt}}\nsteps: [{use: gopher_quality, min_stop_words: 0}]\n"
     )
     own.write_text("extends: base.yaml\nname: own\n")
-    (tmp_path / "a.txt").write_text("text " * 100)
+    (tmp_path / "a.txt").write_text(
+        "The fox and the dog have to be with the cat that jumps over the fence of the house. " * 9
+    )
     found = resolved(own, ["gopher_quality.min_words=3"])
     said = {k: Path(v).name for k, v in found.origins.items()}
     assert (said["name"], said["sources.a.path"], said["steps.0.min_words"]) == (
