@@ -265,7 +265,7 @@ def test_a_diverging_run_names_and_keeps_its_batch(tiny_recipe: Path, root: Path
         ({"batch": {"tokens": 2**20, "sequence": 2**20}}, DataError, "too few"),
         ({"tokenizer.vocab_size": 100}, RecipeError, "vocab"),
         ({"model.width": 10**6, "model.heads": 2, "model.ffn_width": 10**6}, PlanError, "GiB"),
-        ({"corpus.sources.lines.path": "nowhere.jsonl"}, DataError, "nowhere.jsonl"),
+        ({"data.sources.lines.path": "nowhere.jsonl"}, DataError, "nowhere.jsonl"),
         ({"model.heads": 5}, RecipeError, "heads"),
         ({"init": "nowhere"}, DataError, "nowhere"),
         ({"schedule": {"use": "cosine", "warmup": 50}}, PlanError, "warmup"),
@@ -276,7 +276,7 @@ def test_a_diverging_run_names_and_keeps_its_batch(tiny_recipe: Path, root: Path
             DataError,
             "nowhere.jsonl: there is no such file",
         ),
-        ({"corpus.sources": {"lines": None, "notes": None}}, RecipeError, "sources"),
+        ({"data.sources": {"lines": None, "notes": None}}, RecipeError, "sources"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_step(
@@ -314,7 +314,7 @@ def test_own_held_out_text_is_evaluated_against_baselines_of_the_training_text(
 ) -> None:
     (tmp_path / "own.jsonl").write_text((corpus / "lines.jsonl").read_text().split("\n")[0] + "\n")
     over = {
-        "corpus.held_out": {"exam": {"use": "files", "path": str(tmp_path / "own.jsonl")}},
+        "data.held_out": {"exam": {"use": "files", "path": str(tmp_path / "own.jsonl")}},
         "budget.steps": 2,
         "eval.every": 1,
         "eval.samples": [],
@@ -341,7 +341,7 @@ def test_nothing_left_of_a_source_is_said_with_the_funnel_and_a_report(tiny_reci
         def say(self, line: str) -> None:
             lines.append(line)
 
-    over = {"corpus.curate": [{"use": "exact"}, {"use": "rules", "min_chars": 100_000}]}
+    over = {"data.steps": [{"use": "exact"}, {"use": "rules", "min_chars": 100_000}]}
     with pytest.raises(
         DataError, match=r"nothing is left of this source: of 80 documents, 80 dropped by rules: too short"
     ):
@@ -368,5 +368,5 @@ def test_a_run_without_held_out_text_says_so_before_training(tiny_recipe: Path, 
         def say(self, line: str) -> None:
             lines.append(line)
 
-    job.make_plan(tiny_recipe, {"corpus.holdout.fraction": 0.0}, root=tmp_path, out=Out())
+    job.make_plan(tiny_recipe, {"data.holdout.fraction": 0.0}, root=tmp_path, out=Out())
     assert any("no text is held out, so bits_per_byte will have nothing to score" in line for line in lines)

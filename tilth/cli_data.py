@@ -170,7 +170,7 @@ def import_tokens(
     if not json_output:
         print(f"{target}: {found['tokens']:,} tokens of {found['documents']:,} documents ({found['format']})")
         print(f"the first begins: {visible(found['begins'])[:100]}")
-        print(f"a recipe trains on it: corpus.sources: {{web: {{use: store, path: {target}}}}}, tokenizer: ", end="")
+        print(f"a recipe trains on it: data: {{sources: {{web: {{use: store, path: {target}}}}}}}, tokenizer: ", end="")
         print(f"{{use: pretrained, path: {target / 'tokenizer'}}}")
     return found
 

@@ -122,7 +122,7 @@ class _Job:
     def _prepare(self) -> Prepared:
         """The data; of a source of which nothing is left, the funnel and a report that says why."""
         try:
-            return prepare(self.recipe, self.cache, self.out.say)
+            return prepare(self.recipe, self.cache, self.out.say, load)
         except NothingLeft as err:
             if self.world.rank == 0:
                 folder = self.root / f"{self.recipe.name}-nothing-left"

@@ -124,7 +124,7 @@ def trace_step(run: Path, step: int) -> dict[str, Any]:
     places = {name: _places(prepared.documents, name, ids) for name, ids in wanted.items()}
     lineage: dict[str, Any] = {}
     for name, wanted_ids in wanted.items():
-        path = Path(str(getattr(resolved.recipe.corpus.sources[name], "path", "")))
+        path = Path(str(getattr(resolved.recipe.data.sources[name], "path", "")))
         beyond = next((p for p in (path, *path.parents[:2]) if kind_of(p) == "data run"), None)  # or its tokens/store
         if beyond is not None:
             lineage |= {i: found for i in sorted(wanted_ids) if (found := trace_document(beyond, i))}

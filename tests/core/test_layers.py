@@ -15,7 +15,7 @@ from tilth.data.engine import recipe as data_recipes
 
 BASE = """
 name: small
-corpus: {sources: {a: {use: files, path: a.txt, separator: "%"}, b: {use: stdlib, part: code}}}
+data: {sources: {a: {use: files, path: a.txt, separator: "%"}, b: {use: stdlib, part: code}}}
 tokenizer: {use: bpe, vocab_size: 512}
 model: {use: decoder, layers: 1, width: 32, heads: 2}
 mixture: {use: fixed, weights: {a: 1, b: 3}}
@@ -40,18 +40,18 @@ def child(base: Path, text: str, name: str = "child.yaml") -> Path:
 
 CHANGES: list[tuple[str, list[str], Any]] = [
     (
-        "corpus: {sources: {c: stdlib}}\nmixture: {weights: {c: 2}}",
-        ["corpus.sources={c: stdlib}", "mixture={weights: {c: 2}}"],
+        "data: {sources: {c: stdlib}}\nmixture: {weights: {c: 2}}",
+        ["data.sources={c: stdlib}", "mixture={weights: {c: 2}}"],
         (["a", "b", "c"], {"a": 1, "b": 3, "c": 2}),
     ),
     (
-        "corpus: {sources: {a: null}}\nmixture: {weights: {a: null}}",
-        ["corpus.sources.a=null", "mixture.weights.a=null"],
+        "data: {sources: {a: null}}\nmixture: {weights: {a: null}}",
+        ["data.sources.a=null", "mixture.weights.a=null"],
         (["b"], {"b": 3}),
     ),
     (
-        "corpus: {sources: {a: {separator: null}}}\nmixture: {use: fixed, weights: {a: 5}}",
-        ["corpus.sources.a.separator=null", "mixture={use: fixed, weights: {a: 5}}"],
+        "data: {sources: {a: {separator: null}}}\nmixture: {use: fixed, weights: {a: 5}}",
+        ["data.sources.a.separator=null", "mixture={use: fixed, weights: {a: 5}}"],
         (["a", "b"], {"a": 5, "b": 3}),
     ),
 ]
@@ -62,7 +62,7 @@ def test_files_and_overrides_merge_by_one_rule(base: Path, text: str, overrides:
     extended = recipes.load(child(base, text)).recipe
     overridden = recipes.load(base, overrides).recipe
     assert extended == overridden
-    assert (list(extended.corpus.sources), extended.stages[0].mixture.weights) == expected
+    assert (list(extended.data.sources), extended.stages[0].mixture.weights) == expected
 
 
 def test_null_gives_a_field_its_none_or_its_default(base: Path) -> None:
@@ -81,34 +81,34 @@ def test_another_technique_and_a_budget_replace_whole(base: Path) -> None:
 
 
 def test_what_null_took_away_is_said_with_its_origin(base: Path) -> None:
-    own = child(base, "corpus: {sources: {a: null, c: stdlib}}\nmixture: proportional\n")
-    origins = recipes.load(own, ["corpus.sources.b=null"]).origins
-    assert origins["corpus.sources.a"] == f"removed: {own}"
-    assert origins["corpus.sources.b"] == "removed: command line"
-    assert origins["corpus.sources.c.use"] == str(own)
+    own = child(base, "data: {sources: {a: null, c: stdlib}}\nmixture: proportional\n")
+    origins = recipes.load(own, ["data.sources.b=null"]).origins
+    assert origins["data.sources.a"] == f"removed: {own}"
+    assert origins["data.sources.b"] == "removed: command line"
+    assert origins["data.sources.c.use"] == str(own)
 
 
 def test_the_origin_of_each_merged_value(base: Path) -> None:
     origins = recipes.load(
-        child(base, "optim: {lr: 0.1}\n"), ["model={width: 64}", "corpus.sources={x.y: stdlib}"]
+        child(base, "optim: {lr: 0.1}\n"), ["model={width: 64}", "data.sources={x.y: stdlib}"]
     ).origins
     assert origins["stages.0.optim.lr"].endswith("child.yaml")
     assert origins["stages.0.optim.use"].endswith("base.yaml")
     assert (origins["model.width"], origins["model.layers"][-9:]) == ("command line", "base.yaml")
-    assert origins["corpus.sources.a.path"].endswith("base.yaml")
-    assert origins["corpus.sources.x.y.use"] == "command line"
+    assert origins["data.sources.a.path"].endswith("base.yaml")
+    assert origins["data.sources.x.y.use"] == "command line"
 
 
 def test_paths_are_relative_to_the_file_they_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("deep/texts", "mine", "here"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "deep/base.yaml").write_text(BASE.replace("a.txt", "texts") + "init: ../mine\n")
-    added = "corpus: {sources: {c: {use: files, path: [mine, 'mine/*.md']}}}\n"
+    added = "data: {sources: {c: {use: files, path: [mine, 'mine/*.md']}}}\n"
     (tmp_path / "child.yaml").write_text("extends: deep/base.yaml\n" + added)
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "here/own").mkdir()
-    got = recipes.load("../child.yaml", ["corpus.sources.d={use: files, path: own}", "mixture=proportional"]).recipe
-    paths = {n: getattr(s, "path", None) for n, s in got.corpus.sources.items()}
+    got = recipes.load("../child.yaml", ["data.sources.d={use: files, path: own}", "mixture=proportional"]).recipe
+    paths = {n: getattr(s, "path", None) for n, s in got.data.sources.items()}
     assert paths == {
         "a": str(tmp_path / "deep/texts"),
         "b": None,
@@ -144,7 +144,7 @@ def test_data_recipes_resolve_paths_and_overrides_the_same_way(tmp_path: Path, m
 @pytest.mark.parametrize("path", ["https://example.org/a.jsonl", "s3://bucket/a", "/absolute/a.txt"])
 def test_urls_and_absolute_paths_stay(base: Path, path: str) -> None:
     assert (
-        recipes.load(child(base, f"corpus: {{sources: {{a: {{path: '{path}'}}}}}}")).recipe.corpus.sources["a"].path
+        recipes.load(child(base, f"corpus: {{sources: {{a: {{path: '{path}'}}}}}}")).recipe.data.sources["a"].path
         == path
     )
 
@@ -156,7 +156,7 @@ def test_a_pattern_below_a_folder_with_brackets_in_its_name(tmp_path: Path) -> N
     folder.mkdir()
     (folder / "a.md").write_text("text")
     (folder / "base.yaml").write_text(BASE.replace("a.txt", "'*.md'"))
-    found = find([recipes.load(folder / "base.yaml").recipe.corpus.sources["a"].path], [".md"])[1]
+    found = find([recipes.load(folder / "base.yaml").recipe.data.sources["a"].path], [".md"])[1]
     assert [f.path for f in found] == [folder / "a.md"]
 
 
@@ -169,7 +169,7 @@ def test_a_path_that_only_the_working_directory_has_is_refused_with_what_to_writ
     monkeypatch.chdir(elsewhere)
     with pytest.raises(RecipeError, match=r"relative to the recipe.* Write elsewhere/a\.txt") as caught:
         recipes.load(base)
-    assert "corpus.sources.a.path" in caught.value.where
+    assert "data.sources.a.path" in caught.value.where
 
 
 # ---- refused before it is read -------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def test_hostile_files_end_in_a_sentence(base: Path, text: str, says: str) -> No
         ("model.attention_scale=1e300", "less than or equal"),
         ("tokenizer.digits=9e17", "less than or equal"),
         ("=1", "a.b=value"),
-        ("corpus.sources..path=x", "`use:` is missing"),
+        ("data.sources..path=x", "`use:` is missing"),
     ],
 )
 def test_hostile_overrides_end_in_a_sentence(base: Path, override: str, says: str) -> None:

@@ -17,7 +17,7 @@ from tilth.core.technique import use_name
 
 BASE = """
 name: small
-corpus: {sources: {text: {use: files, path: texts}}}
+data: {sources: {text: {use: files, path: texts}}}
 tokenizer: {use: bpe, vocab_size: 512}
 model: {use: decoder, layers: 1, width: 32, heads: 2}
 batch: {tokens: 256, sequence: 32}
@@ -131,7 +131,7 @@ def test_the_hash_follows_the_content(tmp_path: Path) -> None:
         (BASE, ["stages.train.optim.lr=fast"], "stages.0.optim.lr", "'fast'"),
         (BASE.replace("name: small\n", ""), None, "name", "missing"),
         (BASE.replace("name: small", "name: ../evil"), None, "name", ""),
-        (BASE.replace("text: {use", "../x: {use"), None, "corpus.sources", "source name"),
+        (BASE.replace("text: {use", "../x: {use"), None, "data.sources", "source name"),
         ("- a\n", None, "", "mapping"),
         (BASE + "seed: 1\nseed: 2\n", None, "line", "stands twice"),
         (BASE + "x: &a 1\ny: *a\n", None, "line", "aliases"),
@@ -146,20 +146,20 @@ def test_the_hash_follows_the_content(tmp_path: Path) -> None:
         (
             BASE.replace(CORPUS, "{sources: my/folder}"),
             None,
-            "corpus.sources",
+            "data.sources",
             "a mapping belongs here, not 'my/folder'",
         ),
         (BASE.replace(CORPUS, "{sources: {mine: my/folder}}"), None, "sources.mine", "{use: files, path: my/folder}"),
         (
             BASE.replace(CORPUS, "{sources: {use: files, path: x}}"),
             None,
-            "corpus.sources",
+            "data.sources",
             "{mine: {use: files, path: ",
         ),
         (
             BASE.replace(CORPUS, "{held_out: {use: files, path: x}, sources: {text: stdlib}}"),
             None,
-            "corpus.held_out",
+            "data.held_out",
             "has a name",
         ),
     ],

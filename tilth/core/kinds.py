@@ -15,9 +15,9 @@ from .errors import DataError, RecipeError, TilthError
 Kind = Literal["training run", "data run", "imported model", "Hugging Face directory", "comparison"]
 RecipeKind = Literal["training recipe", "data recipe"]
 
-_OF_TRAINING = {"corpus", "model", "tokenizer", "init", "stages", "optim", "budget", "batch"}
+_OF_TRAINING = {"corpus", "data", "model", "tokenizer", "init", "stages", "optim", "budget", "batch"}
 _OF_DATA = {"sources", "steps", "promote", "signals", "extract", "tokens", "partition_bytes"}
-_CORPUS = "corpus: {sources: {text: {use: curated, path: "
+_TRAINS = "data: "
 
 
 def kind_of(directory: str | Path) -> Kind | None:
@@ -56,7 +56,7 @@ def refuse_other_run(directory: str | Path, wanted: Literal["training run", "dat
     if kind == wanted or kind not in ("training run", "data run"):
         return
     if kind == "data run":
-        fix = f"`tilth data report {directory}` shows it; a recipe trains on it with {_CORPUS}{directory}}}}}}}."
+        fix = f"`tilth data report {directory}` shows it; a recipe trains on it with {_TRAINS}{directory}."
     else:
         fix = f"`tilth report {directory}` shows it; `tilth data trace {directory} --step 0` names a step's documents."
     raise DataError(f"this is a {kind}, not a {wanted}.", where=str(directory), fix=fix)
@@ -68,7 +68,7 @@ def refuse_other_recipe(fields: dict[str, Any], wanted: RecipeKind, path: str | 
     if kind is None or kind == wanted:
         return
     if kind == "data recipe":
-        fix = f"`tilth data run {path}` does it; a recipe trains on what that gives with {_CORPUS}RUN}}}}}}."
+        fix = f"`tilth data run {path}` does it; a recipe trains on what that gives with {_TRAINS}RUN."
     else:
         fix = f"`tilth run {path}` does it."
     raise RecipeError(f"this is a {kind}, not a {wanted}.", where=str(path), fix=fix)

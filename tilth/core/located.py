@@ -36,7 +36,7 @@ Place = tuple[str | int, ...]
 
 
 def places(node: Any, at: Place = ()) -> Iterator[tuple[Place, Located | Path]]:
-    """Every path within a configuration and where it stands: `("corpus", "sources", "mine", "path")`."""
+    """Every path within a configuration and where it stands: `("data", "sources", "mine", "path")`."""
     if isinstance(node, Located | Path):
         yield at, node
     elif isinstance(node, BaseModel):

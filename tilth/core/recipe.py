@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,11 +18,11 @@ from pydantic import Field, field_validator, model_validator
 from . import layers
 from .config import Config, validate
 from .errors import RecipeError
+from .harvest import NAME, Harvest, check_file_names, spell_out_harvest
 from .hashing import content_hash
 from .kinds import refuse_other_recipe
 from .located import Located, anchored, locate
 from .protocols import (
-    CurateStep,
     HookSpec,
     Mixture,
     ModelSpec,
@@ -38,20 +37,6 @@ from .step import ObjectiveConfig, ScheduleConfig
 from .technique import excluded, sketching, slot, use, used
 from .tokens import HoldsTokens, made
 
-Name = str
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-
-
-def check_file_names(names: Iterable[str]) -> None:
-    """Refuse with ValueError what cannot name files everywhere: other characters, or two that differ in case alone."""
-    seen: dict[str, str] = {}
-    for name in names:
-        if not re.fullmatch(NAME, name):
-            raise ValueError(f"the source name {name!r} must be letters, digits, '_', '-' or '.'")
-        if other := seen.get(name.lower()):
-            raise ValueError(f"the source names {other!r} and {name!r} are one file where case does not count")
-        seen[name.lower()] = name
-
 
 class Holdout(Config):
     """Documents kept out of training for evaluation, chosen by the hash of their text."""
@@ -62,35 +47,26 @@ class Holdout(Config):
     """At most so many bytes of text are held out per source."""
 
 
-class Corpus(Config):
-    """Where the text comes from and what is done to it before it becomes tokens."""
+class Data(Harvest):
+    """Where the text comes from and what is done to it before it becomes tokens: the fields of a data recipe, and what
+    is held out of training. A directory stands for `{run: directory}`."""
 
-    sources: dict[Name, Annotated[SourceReader, slot("source")]] = Field(min_length=1)
-    """Domain name -> source."""
-    held_out: dict[Name, Annotated[SourceReader, slot("source")]] = {}
+    run: Located | None = None
+    """Directory of a finished data run whose tokens are trained on as they are, stream or packed. It takes the place of
+    `tokenizer` and of all fields here but `held_out`."""
+    held_out: dict[str, Annotated[SourceReader, slot("source")]] = {}
     """Domain name -> text of your own to evaluate on: never curated, never trained on, held against the training text.
     Under the name of a source it takes the place of what `holdout` would hold out of it."""
-    curate: list[Annotated[CurateStep, slot("curate")]] = []
-    """Steps applied in order; each judges documents and gives reasons."""
     holdout: Holdout = Holdout()
-    on_error: Literal["quarantine", "raise"] = "quarantine"
-    """What happens to a document that cannot be read: counted and set aside, or the run stops."""
 
-    @field_validator("sources", "held_out", mode="before")
+    @field_validator("held_out", mode="before")
     @classmethod
-    def _named(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "use" in value and "path" in value:
-            raise ValueError("a source has a name of your choice: {mine: {use: files, path: …}}")
-        return value
-
-    @field_validator("sources", "held_out")
-    @classmethod
-    def _safe_names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        check_file_names(value)
-        return value
+    def _own_named(cls, value: Any) -> Any:
+        return cls._named(value)
 
     @model_validator(mode="after")
-    def _distinct_names(self) -> Corpus:
+    def _distinct_names(self) -> Data:
+        check_file_names(self.held_out)
         check_file_names({**self.sources, **self.held_out})
         return self
 
@@ -232,10 +208,7 @@ class Recipe(Config):
     seed: int = Field(0, ge=0, lt=2**63)
     init_draw: int = Field(0, ge=0)
     """Which draw of the first weights: 0 is the seed's own; another gives other weights and the same order of data."""
-    data: Located | None = None
-    """Directory of a finished data run whose tokens are trained on as they are, stream or packed. It takes the place of
-    `tokenizer` and of all of `corpus` but `held_out`."""
-    corpus: Corpus
+    data: Data
     tokenizer: Annotated[TokenizerSpec, slot("tokenizer")]
     model: Annotated[ModelSpec, slot("model")]
     init: Located | None = None
@@ -358,10 +331,10 @@ def from_dict(data: dict[str, Any], where: str = "recipe", origins: dict[str, st
         return layers.origin_of(_as_written(place, data), origins)
 
     try:
-        if isinstance(expanded.get("data"), str):
-            expanded = _of_data_run(
-                expanded, anchored(Located(expanded["data"]), Path(written_in("data")).parent, "data")
-            )
+        run = expanded["data"].get("run") if isinstance(expanded.get("data"), dict) else None
+        if isinstance(run, str):
+            folder = Path(written_in("data.run")).parent
+            expanded = _of_data_run(expanded, anchored(Located(run), folder, "data.run"))
         recipe = validate(Recipe, expanded)
         absolute = locate(recipe, expanded, written_in)
         recipe = recipe if absolute is None else validate(Recipe, absolute)
@@ -398,12 +371,11 @@ def _spell_out(data: dict[str, Any]) -> dict[str, Any]:
         return {**node, name: [one(v) for v in node[name]]}
 
     out: dict[str, Any] = items(fields(data, _SLOTS), "hooks")
-    if isinstance(out.get("corpus"), dict):
-        corpus = items(out["corpus"], "curate")
-        for name in ("sources", "held_out"):
-            if isinstance(corpus.get(name), dict):
-                corpus = {**corpus, name: fields(corpus[name], corpus[name])}
-        out["corpus"] = corpus
+    if isinstance(out.get("data"), str):
+        out["data"] = {"run": out["data"]}
+    out = _renamed(out)
+    if isinstance(out.get("data"), dict):
+        out["data"] = spell_out_harvest(out["data"])
     if "eval" in out:
         out["eval"] = items(items(out["eval"], "tasks"), "during")
     if isinstance(out.get("stages"), list):
@@ -411,8 +383,23 @@ def _spell_out(data: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _renamed(data: dict[str, Any]) -> dict[str, Any]:
+    """`corpus:` and its `curate:`, as `data:` and its `steps:` were called; they go on working."""
+    if "corpus" not in data:
+        return data
+    out = {k: v for k, v in data.items() if k != "corpus"}
+    corpus = data["corpus"]
+    if isinstance(corpus, dict) and "curate" in corpus:
+        corpus = {**{k: v for k, v in corpus.items() if k != "curate"}, "steps": corpus["curate"]}
+    here = out.get("data")
+    both = isinstance(corpus, dict) and isinstance(here, dict)
+    return {**out, "data": layers.merge(here, corpus) if both else here if corpus is None and here else corpus}
+
+
 def _everywhere(data: dict[str, Any], dotted: str) -> Iterator[str]:
     """An override's place, and those in the stages that have that field of their own."""
+    if dotted.partition(".")[0] == "corpus":
+        dotted = "data" + dotted.removeprefix("corpus").replace(".curate", ".steps", 1)
     field = dotted.partition(".")[0]
     if dotted.startswith("stages."):
         data.setdefault("stages", [{"name": "train"}])
@@ -444,16 +431,17 @@ DATA_RUN = "data_run"
 
 
 def _of_data_run(recipe: dict[str, Any], run: str) -> dict[str, Any]:
-    """The recipe with the corpus and the tokenizer that `data: run` stands for."""
-    corpus = recipe.get("corpus") or {}
+    """The recipe with the text and the tokenizer that `data: run` stands for."""
     source: dict[str, Any] = {"use": "curated", "path": run, "tiers": None, "where": {}}
-    ours = {"sources": {DATA_RUN: source}, "curate": [], "holdout": {**Holdout().model_dump(), "fraction": 0.0}}
-    for field, value in corpus.items() if isinstance(corpus, dict) else ():
-        if field in ours and value is not None and value != ours[field]:
+    none_held_out = {**Holdout().model_dump(), "fraction": 0.0}
+    ours: dict[str, Any] = {"sources": {DATA_RUN: source}, "steps": [], "holdout": none_held_out}
+    given = {k: v for k, v in recipe["data"].items() if v is not None and k not in ("run", "held_out", "on_error")}
+    for field, value in given.items():
+        if value not in (ours.get(field), [], {}, Harvest.model_fields["partition_bytes"].default):
             raise RecipeError(
-                f"`data` names tokens that are there, which corpus.{field} cannot change.",
-                where="data",
-                fix="Leave `data` out, or all of `corpus` but `held_out` (on the command line: corpus=null).",
+                f"`data` names tokens that are there, which {field} cannot change.",
+                where=f"data.{field}",
+                fix="Leave `data.run` out, or all of `data` but `held_out`.",
             )
     tokenizer = recipe.get("tokenizer") or {"use": "pretrained", "path": f"{run}/tokens/tokenizer"}
     if isinstance(tokenizer, dict) and tokenizer.get("use", "pretrained") != "pretrained":
@@ -462,19 +450,14 @@ def _of_data_run(recipe: dict[str, Any], run: str) -> dict[str, Any]:
             where="tokenizer",
             fix="Leave `tokenizer` out (on the command line: tokenizer=null): the data run's own is taken.",
         )
-    return {
-        **recipe,
-        "tokenizer": tokenizer,
-        "data": run,
-        "corpus": {**corpus, **ours} if isinstance(corpus, dict) else corpus,
-    }
+    return {**recipe, "tokenizer": tokenizer, "data": {**recipe["data"], **ours, "run": run}}
 
 
 def _tell_tokenizer(recipe: Recipe) -> dict[str, Any] | None:
     """The recipe with its tokenizer in every source of tokens that names none; None if there is no such source."""
     found = [
         (field, name)
-        for field, sources in (("sources", recipe.corpus.sources), ("held_out", recipe.corpus.held_out))
+        for field, sources in (("sources", recipe.data.sources), ("held_out", recipe.data.held_out))
         for name, source in sources.items()
         if isinstance(source, HoldsTokens) and source.holds_tokens and source.tokenizer is None
     ]
@@ -483,7 +466,7 @@ def _tell_tokenizer(recipe: Recipe) -> dict[str, Any] | None:
     made(recipe.tokenizer)
     data = recipe.to_dict()
     for field, name in found:
-        data["corpus"][field][name]["tokenizer"] = data["tokenizer"]
+        data["data"][field][name]["tokenizer"] = data["tokenizer"]
     return data
 
 

@@ -25,7 +25,7 @@ from tilth.core.cache import once
 from tilth.core.errors import DataError, remedy
 from tilth.core.hashing import content_hash, file_hash, source_hash
 from tilth.core.manifest import Entry, Manifest
-from tilth.core.recipe import Corpus
+from tilth.core.recipe import Data
 from tilth.core.rundir import read_json, write_json
 from tilth.core.technique import dump, use_name
 from tilth.data.document import BATCH_BYTES, BATCH_DOCUMENTS, SCHEMA, Ledger, lost, text_key
@@ -135,19 +135,19 @@ class Documents:
         return {i for column in columns for i in column}
 
 
-def prepare(corpus: Corpus, cache: Path, say: Callable[[str], None]) -> Documents:
-    """Documents of `corpus`, from the cache or made now; `say` gets one line per source.
+def prepare(data: Data, cache: Path, say: Callable[[str], None]) -> Documents:
+    """Documents of `data`, from the cache or made now; `say` gets one line per source.
 
     Raises DataError, with nothing left behind, when a source is missing, unreadable or has nothing left.
     """
-    key = documents_key(corpus)
+    key = documents_key(data)
     target = cache / f"documents-{key}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         built: list[Path] = []
 
         def make(aside: Path) -> None:
-            _build(corpus, aside, key, say)
+            _build(data, aside, key, say)
             built.append(aside)
 
         busy = "documents: another process is preparing them; waiting."
@@ -202,16 +202,16 @@ def summary_of_own(name: str, account: dict[str, Any]) -> str:
     return line
 
 
-def documents_key(corpus: Corpus) -> str:
+def documents_key(data: Data) -> str:
     """What the documents of a corpus are cached by: the sources' fingerprints, the settings and the code."""
-    configs = [*corpus.sources.values(), *corpus.held_out.values(), *corpus.curate]
+    configs = [*data.sources.values(), *data.held_out.values(), *data.steps]
     modules = sorted({type(c).__module__ for c in configs} | {__name__})
     code = source_hash(*(sys.modules[m] for m in modules), holdout, *_READERS)
-    sources = [[name, dump(s), s.fingerprint()] for name, s in corpus.sources.items()]
-    own = [[name, dump(s), s.fingerprint()] for name, s in corpus.held_out.items()]
-    steps = [dump(step) for step in corpus.curate]
-    reads = list(steps_module.fingerprints((use_name(step), step) for step in corpus.curate))
-    return content_hash([sources, own, steps, reads, corpus.holdout.model_dump(), corpus.on_error, code])
+    sources = [[name, dump(s), s.fingerprint()] for name, s in data.sources.items()]
+    own = [[name, dump(s), s.fingerprint()] for name, s in data.held_out.items()]
+    steps = [dump(step) for step in data.steps]
+    reads = list(steps_module.fingerprints((use_name(step), step) for step in data.steps))
+    return content_hash([sources, own, steps, reads, data.holdout.model_dump(), data.on_error, code])
 
 
 class _Writer:
@@ -243,9 +243,9 @@ class _Writer:
         self._parquet.close()
 
 
-def _build(corpus: Corpus, aside: Path, key: str, say: Callable[[str], None]) -> None:
+def _build(data: Data, aside: Path, key: str, say: Callable[[str], None]) -> None:
     """Read and judge every source, then split. Two passes: what is held out depends on all that was kept."""
-    steps = [(use_name(step), step.build()) for step in corpus.curate]
+    steps = [(use_name(step), step.build()) for step in data.steps]
     steps_module.check(steps, ("document", "ordered"), FOR_ENGINE)
     notices = [f"{name}: {notice}" for name, step in steps for notice in steps_module.notices(step)]
     for notice in notices:
@@ -253,10 +253,10 @@ def _build(corpus: Corpus, aside: Path, key: str, say: Callable[[str], None]) ->
     shared: dict[str, Any] = {}
     kept: Kept = {}
     overlap = Overlap()
-    with Ledger(aside / "quarantine.jsonl", corpus.on_error) as ledger:
-        own = {name: _hold_own(aside, name, source, ledger, overlap) for name, source in corpus.held_out.items()}
+    with Ledger(aside / "quarantine.jsonl", data.on_error) as ledger:
+        own = {name: _hold_own(aside, name, source, ledger, overlap) for name, source in data.held_out.items()}
         overlap.close()
-        for name, source in corpus.sources.items():
+        for name, source in data.sources.items():
             kept[name] = []
             books = ledger.of(name)
             with _Writer(aside / f"{name}.parquet") as writer, progress.stage(f"reading {name}") as advance:
@@ -274,17 +274,17 @@ def _build(corpus: Corpus, aside: Path, key: str, say: Callable[[str], None]) ->
             if not kept[name]:
                 raise NothingLeft(name, ledger.to_dict()[name])
         ledger.check()
-    chosen = hold_out({name: rows for name, rows in kept.items() if name not in own}, corpus.holdout)
+    chosen = hold_out({name: rows for name, rows in kept.items() if name not in own}, data.holdout)
     accounts, promises = ledger.to_dict(), []
-    for name in corpus.sources:
+    for name in data.sources:
         if name in own:
             accounts[name] |= _split(aside, name, np.zeros(len(kept[name]), bool), {}, own=True) | {
                 "held_out": own[name]
             }
             continue
         tails: dict[int, int] = {}
-        if corpus.holdout.fraction and not chosen[name].any():
-            found = tail(kept, name, corpus.holdout)
+        if data.holdout.fraction and not chosen[name].any():
+            found = tail(kept, name, data.holdout)
             tails = dict([found]) if found else {}
             promises.append(_of_holdout(name, len(kept[name]), sum(n for _, n, _ in kept[name]), found))
         accounts[name] |= _split(aside, name, chosen[name], tails)
@@ -294,7 +294,7 @@ def _build(corpus: Corpus, aside: Path, key: str, say: Callable[[str], None]) ->
     files = {p.name: {"bytes": p.stat().st_size, "sha256": file_hash(p)} for p in sorted(aside.iterdir())}
     record = {
         "key": key,
-        "sources": {name: accounts[name] for name in corpus.sources},
+        "sources": {name: accounts[name] for name in data.sources},
         "held_out": {
             name: own[name] | {"overlap": overlap.numbers(name), "quarantined": accounts[_own(name)]["quarantined"]}
             for name in own
@@ -343,7 +343,7 @@ def _of_holdout(name: str, documents: int, size: int, found: tuple[int, int] | N
         return f"{what}, so about the last {found[1]:,} bytes of the largest are"
     return (
         f"{what}, nor the tail of one (it takes {10 * LEAST_TAIL:,} bytes that stand in no other source): nothing of "
-        f"it will be evaluated. More documents would work, or text of your own, corpus.held_out: {{{name}: {{use: "
+        f"it will be evaluated. More documents would work, or text of your own, data.held_out: {{{name}: {{use: "
         "files, …}}"
     )
 
@@ -408,7 +408,7 @@ class NothingLeft(DataError):
         found = f"of {account['in']:,} documents, {lost(account)}" if account["in"] else "it holds no documents"
         judged = any(not reason.startswith("intake: ") for reason in account["by_step"])
         fix = "Loosen the step that dropped them, or name other files." if judged else "Name other files."
-        super().__init__(f"nothing is left of this source: {found}.", where=f"corpus.{field}.{name}", fix=fix)
+        super().__init__(f"nothing is left of this source: {found}.", where=f"data.{field}.{name}", fix=fix)
 
     def funnel(self) -> Iterator[str]:
         """What each step took, as lines."""

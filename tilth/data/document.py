@@ -189,7 +189,7 @@ class Ledger:
                 raise DataError(
                     f"{a.read} documents were read but {out} accounted for ({a.kept} kept, {a.dropped.total()} "
                     f"dropped, {a.quarantined.total()} quarantined); a source or step loses or invents documents.",
-                    where=f"corpus.sources.{source}",
+                    where=f"data.sources.{source}",
                 )
 
     def to_dict(self) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from tilth.core.errors import DataError
-from tilth.core.recipe import Corpus, Holdout
+from tilth.core.recipe import Data, Holdout
 from tilth.core.technique import use_name
 
 from .corpus import FOR_ENGINE, judge
@@ -50,19 +50,19 @@ class Part:
         return sum(len(t.encode()) for t in self.texts)
 
 
-def glimpse(corpus: Corpus, max_bytes: int | None = None) -> dict[str, Part]:
+def glimpse(data: Data, max_bytes: int | None = None) -> dict[str, Part]:
     """A part of every source, of about `max_bytes` (`MAX_BYTES`) of text over all.
 
     Copies that stand far apart are not found, so what deduplication would drop is counted. Raises DataError if a
     source is missing or nothing of what was seen of it is kept.
     """
-    steps = [(use_name(step), step.build()) for step in corpus.curate]
+    steps = [(use_name(step), step.build()) for step in data.steps]
     steps_module.check(steps, ("document", "ordered"), FOR_ENGINE)
-    each = max(LEAST_BYTES, (max_bytes or MAX_BYTES) // len(corpus.sources))
+    each = max(LEAST_BYTES, (max_bytes or MAX_BYTES) // len(data.sources))
     shared: dict[str, Any] = {}
     parts = {}
-    with tempfile.TemporaryDirectory() as work, Ledger(Path(work) / "quarantine.jsonl", corpus.on_error) as ledger:
-        for name, source in corpus.sources.items():
+    with tempfile.TemporaryDirectory() as work, Ledger(Path(work) / "quarantine.jsonl", data.on_error) as ledger:
+        for name, source in data.sources.items():
             books = ledger.of(name)
             spread = getattr(source, "probes", None)
             runs = [_beginning(source, books, each)] if spread is None else spread(books, each)
@@ -73,7 +73,7 @@ def glimpse(corpus: Corpus, max_bytes: int | None = None) -> dict[str, Part]:
                     ledger.read(name, batch.num_rows)
                     texts += judge(batch, steps, ledger, name, shared).column("text").to_pylist()
                 seen.append((texts, share, places))
-            parts[name] = _part(name, seen, corpus.holdout, lost(ledger.to_dict()[name]))
+            parts[name] = _part(name, seen, data.holdout, lost(ledger.to_dict()[name]))
     return parts
 
 
@@ -96,7 +96,7 @@ def _part(name: str, seen: list[tuple[list[str], float | None, int]], holdout: H
     if not texts:
         raise DataError(
             f"nothing of what was looked at of this source is kept: {why or 'it holds no documents'}.",
-            where=f"corpus.sources.{name}",
+            where=f"data.sources.{name}",
             fix="`tilth run` reads all of it, and says why each document was dropped.",
         )
     sizes = [sum(len(t.encode()) for t in found) / (share or 1) for found, share, _ in seen]

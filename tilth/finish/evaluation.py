@@ -25,7 +25,7 @@ from tilth.train.begin import content_of
 
 STDLIB = {
     "sources": {"code": {"use": "stdlib", "part": "code"}, "prose": {"use": "stdlib", "part": "prose"}},
-    "curate": [{"use": "rules"}, {"use": "exact"}, {"use": "near"}],
+    "steps": [{"use": "rules"}, {"use": "exact"}, {"use": "near"}],
     "holdout": {"fraction": 0.05},
 }
 """Text every machine with Python has: the corpus of recipes/first.yaml."""
@@ -64,15 +64,15 @@ def evaluate(
     if recipe is not None:
         Manifest(model).check(lambda name: Path(model) / name == Path(recipe), "Name another recipe with --recipe.")
         asked = recipes.load(recipe).recipe
-        corpus, wanted = asked.corpus, asked.eval.tasks
+        data, wanted = asked.data, asked.eval.tasks
         speaker.model.to_compute(asked.precision.compute_dtype)
     else:
         if not given:
             out.say("no recipe was named: scoring held-out parts of this Python's standard library")
-        corpus, wanted = validate(recipes.Corpus, STDLIB), recipes.Eval().tasks
+        data, wanted = validate(recipes.Data, STDLIB), recipes.Eval().tasks
     cache = Path(root) / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
-    documents = cached(lambda: prepare_documents(corpus, cache, out.say))
+    documents = cached(lambda: prepare_documents(data, cache, out.say))
     result = run_tasks(speaker, documents, given or wanted, say=out.say)
     for line in ["", *tell(result)]:
         out.say(line)

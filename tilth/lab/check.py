@@ -258,7 +258,7 @@ def _run(
     data = Path(root) / base.run / "data.json"
     setting = evidence.Setting(
         text=f"a model of {base.parameters / 1e6:.1f} M parameters, {base.tokens / 1e6:.1f} M tokens of "
-        f"{', '.join(resolved.corpus.sources)}",
+        f"{', '.join(resolved.data.sources)}",
         recipe=_shown(recipe),
         recipe_hash=resolved.hash(),
         parameters=base.parameters,
@@ -482,12 +482,12 @@ def short_recipe(root: str | Path) -> Path:
     path = folder / "short.yaml"
     common = read_yaml(common_recipe())
     sources = {}
-    for number, name in enumerate(common["corpus"]["sources"]):
+    for number, name in enumerate(common["data"]["sources"]):
         file = folder / f"{name}.txt"
         if not file.exists():
             write_whole(file, generated(number))
         sources[name] = {"use": "files", "path": str(file), "separator": "\n\n"}
-    common["corpus"] = {"sources": sources, "holdout": {"fraction": 0.2, "max_bytes": 2000}}
+    common["data"] = {"sources": sources, "holdout": {"fraction": 0.2, "max_bytes": 2000}}
     common["name"] = "short"
     text = yaml.safe_dump(common, sort_keys=False)
     if not path.exists() or path.read_text(encoding="utf-8") != text:

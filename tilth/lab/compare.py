@@ -216,7 +216,7 @@ def _with_curve(recipe: Recipe, numbers: dict[str, Any]) -> Recipe:
     if recipe.eval.every is not None:
         return recipe
     steps, tokens = numbers["steps"], numbers["tokens"]
-    domains = len(recipe.corpus.sources)
+    domains = len(recipe.data.sources)
     per_domain = CURVE_SHARE * 3 * tokens / (CURVE_POINTS * domains)  # a forward pass is a third of a step
     update = {
         "every": max(1, math.ceil(steps / CURVE_POINTS)),

@@ -154,7 +154,7 @@ def rehearse(
     for arm in arms:
         with _naming(f"arm {arm.name}"):
             asked = lab_recipe(resolve(recipe, arm.overrides))
-            text = content_hash([asked.to_dict()[k] for k in ("corpus", "tokenizer")])
+            text = content_hash([asked.to_dict()[k] for k in ("data", "tokenizer")])
             if text not in prepared:
                 prepared[text] = prepare(asked, cache, say)
             start = start_of(asked, prepared[text].tokenizer)
@@ -201,7 +201,7 @@ def _refuse_unmeasurable(recipe: Recipe, prepared: Any) -> None:
     if not own and not any(store is not None and store.num_tokens for store in held_out):
         raise PlanError(
             "there is no held-out text to compare arms on.",
-            where="corpus.holdout",
+            where="data.holdout",
             fix="A fraction above 0 holds some out; a small corpus needs a larger one.",
         )
 

@@ -22,7 +22,7 @@ def at_hand(recipe: Path, say: Callable[[str], None]) -> Path:
         return recipe
     missing = [
         str(path)
-        for source in recipes.load(recipe).recipe.corpus.sources.values()
+        for source in recipes.load(recipe).recipe.data.sources.values()
         if use_name(source) == "files"
         for _, path in places(source)
         if not Path(path).exists()

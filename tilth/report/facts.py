@@ -140,8 +140,8 @@ def asked(files: Files) -> View:
         "model": technique(recipe.get("model"), "model", files),
         "tokenizer": technique(recipe.get("tokenizer"), "tokenizer", files),
         "parameters": parameters(files),
-        "sources": [(text(n), technique(s, f"corpus.sources.{n}", files)) for n, s in _corpus(recipe, "sources")],
-        "curate": [technique(s, f"corpus.curate.{i}", files) for i, s in _corpus(recipe, "curate")],
+        "sources": [(text(n), technique(s, f"data.sources.{n}", files)) for n, s in _data(recipe, "sources")],
+        "curate": [technique(s, f"data.steps.{i}", files) for i, s in _data(recipe, "steps")],
         "stages": [stage(s, i, files) for i, s in enumerate(rows(recipe.get("stages")))],
         "rest": [
             (k, text(recipe[k] if k != "precision" else mapping(recipe[k]).get("use", recipe[k])))
@@ -160,8 +160,8 @@ def parameters(files: Files) -> list[tuple[str, float]]:
     return [*sorted(kinds.items(), key=lambda kv: -kv[1]), *((names[k], n) for k, n in sums)]
 
 
-def _corpus(recipe: View, part: str) -> list[tuple[Any, Any]]:
-    value = mapping(recipe.get("corpus")).get(part)
+def _data(recipe: View, part: str) -> list[tuple[Any, Any]]:
+    value = mapping(recipe.get("data")).get(part)
     return list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
 
 

@@ -10,8 +10,10 @@ from tilth.core import device
 from tilth.core import recipe as recipes
 from tilth.core.errors import PlanError
 from tilth.core.recipe import Recipe, Resolved
+from tilth.data.harvesting import by_parts
 from tilth.data.prepared import Prepared, mark_of, prepare
 from tilth.data.tokens.elsewhere import brought
+from tilth.eval.open import load
 from tilth.report.live import Console, console
 
 from . import estimate as estimating
@@ -27,7 +29,7 @@ def make_plan(
     resolved = resolved_of(recipe, overrides)
     cache = Path(root) / ".cache"
     say = (out or console()).say
-    prepared = prepare(resolved.recipe, cache, say)
+    prepared = prepare(resolved.recipe, cache, say, load)
     start = start_of(resolved.recipe, prepared.tokenizer)
     check(resolved.recipe, start, prepared.tokenizer, say)
     check_held_out(resolved.recipe, prepared.documents, say)
@@ -49,8 +51,14 @@ def estimate(
     """
     resolved = resolved_of(recipe, overrides)
     cache, asked, say = Path(root) / ".cache", resolved.recipe, (out or console()).say
-    if exact or asked.data is not None or brought(asked.corpus.sources) or mark_of(asked, cache).exists():
-        prepared = prepare(asked, cache, say)
+    if (
+        exact
+        or asked.data.run is not None
+        or by_parts(asked.data)
+        or brought(asked.data.sources)
+        or mark_of(asked, cache).exists()
+    ):
+        prepared = prepare(asked, cache, say, load)
         have: dict[str, Any] = {name: splits["train"] for name, splits in prepared.stores.items()}
         seen: dict[str, Any] = have
         tokenizer, vocab_size, told, unknown = prepared.tokenizer, prepared.tokenizer.vocab_size, None, []

@@ -79,7 +79,7 @@ class Estimate:
 
 def estimate(recipe: Recipe) -> Estimate:
     """Look at a part of every source, learn the tokenizer from it, and count. Raises DataError as reading would."""
-    parts = glimpse(recipe.corpus)
+    parts = glimpse(recipe.data)
     whole = all(part.whole for part in parts.values())
     with tempfile.TemporaryDirectory() as work:
         tokenizer, per_byte, gap = _tokenizer(recipe.tokenizer, parts, Path(work), whole)

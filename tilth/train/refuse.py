@@ -32,7 +32,7 @@ def check(recipe: Recipe, start: Start, tokenizer: Tokenizer, say: Callable[[str
             raise RecipeError(err.what, where="export.format", fix=err.fix) from None
         say(f"there will be no export: {err.what}")
     for number, stage in enumerate(recipe.stages):
-        stage.objective.check(tuple(recipe.corpus.sources))
+        stage.objective.check(tuple(recipe.data.sources))
         rehearse(recipe, number)
     for i, prompt in enumerate(recipe.eval.samples):
         tokens = len(tokenizer.encode(prompt)) + 1
@@ -46,7 +46,7 @@ def check(recipe: Recipe, start: Start, tokenizer: Tokenizer, say: Callable[[str
     known = ["bits_per_byte", *(use_name(t) for t in recipe.eval.during)]
     if recipe.eval.keep == "best" and figure not in known:
         raise RecipeError(f"'{figure}' is not measured while training.", where="eval.by", fix=nearest(figure, known))
-    domains = {**recipe.corpus.sources, **recipe.corpus.held_out}
+    domains = {**recipe.data.sources, **recipe.data.held_out}
     if recipe.eval.keep == "best" and figure == "bits_per_byte" and domain not in ("", *domains):
         raise RecipeError(f"there is no source '{domain}'.", where="eval.by", fix=nearest(domain, domains))
     for task in (*recipe.eval.tasks, *recipe.eval.during):
@@ -60,9 +60,9 @@ def check_held_out(recipe: Recipe, documents: Documents, say: Callable[[str], No
     names = [use_name(t) for t in (*recipe.eval.tasks, *recipe.eval.during) if getattr(t, "path", None) is None]
     needing = [name for name in dict.fromkeys(names) if name in ("bits_per_byte", "minimal_pairs")]
     if not has and needing:
-        helps = "corpus.held_out takes text of your own"
-        if recipe.data is None:
-            helps = f"corpus.holdout.fraction above 0 holds documents out, {helps}"
+        helps = "data.held_out takes text of your own"
+        if recipe.data.run is None:
+            helps = f"data.holdout.fraction above 0 holds documents out, {helps}"
         say(f"no text is held out, so {' and '.join(needing)} will have nothing to score: {helps}")
 
 

@@ -60,10 +60,7 @@ def _optimizer_bytes(recipe: Recipe, number: int, stage: Stage, named: list[Name
     """Of the state after a first step, taken on tensors without memory, as the precision keeps it; else as the rule's
     own formula says. Raises PlanError for an optimizer that cannot be built on this model."""
     optim = stage.optim
-    try:
-        optimizer = build_optimizer(recipe, number, named)
-    except _NoNumbers:
-        return int(optim.state_bytes(named))
+    optimizer = build_optimizer(recipe, number, named)
     try:
         for p in named:
             p.param.grad = torch.empty_like(p.param)
@@ -76,21 +73,15 @@ def _optimizer_bytes(recipe: Recipe, number: int, stage: Stage, named: list[Name
     return _bytes(optimizer.state_dict()["state"])
 
 
-class _NoNumbers(Exception):
-    """An optimizer looks at numbers when it is built, which tensors without memory do not have."""
-
-
 def build_optimizer(recipe: Recipe, number: int, named: list[NamedParam]) -> torch.optim.Optimizer:
-    """The optimizer of stage `number` over these parameters, as the precision keeps it. Raises PlanError if it cannot
-    be built."""
+    """The optimizer of stage `number` over these parameters, which may be without memory, as the precision keeps it.
+    Raises PlanError if it cannot be built."""
     optim = recipe.stages[number].optim
     try:
         return recipe.precision.wrap(optim.build(named))
     except PlanError:
         raise
     except Exception as err:
-        if isinstance(err, NotImplementedError | RuntimeError) and "meta" in str(err):
-            raise _NoNumbers from err
         raise PlanError(
             f"{use_name(optim)} cannot be built on this model: {type(err).__name__}: {err}.",
             where=f"stages.{number}.optim",

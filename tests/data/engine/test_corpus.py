@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import tilth.data.corpus
 from tilth.core.config import validate
 from tilth.core.errors import DataError
-from tilth.core.recipe import Corpus, Holdout
+from tilth.core.recipe import Data, Holdout
 from tilth.data.corpus import Documents, NothingLeft, prepare
 from tilth.data.document import SCHEMA, text_key
 from tilth.data.holdout import hold_out
@@ -24,7 +24,7 @@ from tilth.data.holdout import hold_out
 
 def corpus(sources, curate=(), **more):
     made = {name: {"use": "files", "path": str(path)} for name, path in sources.items()}
-    return validate(Corpus, {"sources": made, "curate": list(curate), **more})
+    return validate(Data, {"sources": made, "steps": list(curate), **more})
 
 
 def write(path, texts):
@@ -209,15 +209,15 @@ def test_texts_stop_before_the_limit(sources, tmp_path):
 
 
 def test_the_same_corpus_is_prepared_once_and_another_anew(sources, tmp_path, monkeypatch):
-    base = {"sources": sources, "curate": STEPS}
+    base = {"sources": sources, "steps": STEPS}
     first = prepare(corpus(**base), tmp_path / "cache", lambda line: None)
     with monkeypatch.context() as m:
         m.setattr(tilth.data.corpus, "_build", None)  # would fail if called
         again = prepare(corpus(**base), tmp_path / "cache", lambda line: None)
     assert again.key == first.key and again.dir == first.dir and again.ledger == first.ledger
     variants = [
-        base | {"curate": STEPS[:2]},
-        base | {"curate": [STEPS[0], {"use": "rules", "min_chars": 21}, STEPS[2]]},
+        base | {"steps": STEPS[:2]},
+        base | {"steps": [STEPS[0], {"use": "rules", "min_chars": 21}, STEPS[2]]},
         base | {"sources": dict(reversed(sources.items()))},
         base | {"holdout": {"fraction": 0.5}},
         base | {"holdout": {"max_bytes": 1}},
@@ -282,10 +282,10 @@ import os, sys, json
 from pathlib import Path
 import tilth.data.corpus as c
 from tilth.core.config import validate
-from tilth.core.recipe import Corpus
+from tilth.core.recipe import Data
 if sys.argv[3] == "kill":
     c.hold_out = lambda *a: os.kill(os.getpid(), 9)
-d = c.prepare(validate(Corpus, json.loads(sys.argv[1])), Path(sys.argv[2]), lambda line: None)
+d = c.prepare(validate(Data, json.loads(sys.argv[1])), Path(sys.argv[2]), lambda line: None)
 print(d.dir)
 """
 
@@ -293,7 +293,7 @@ print(d.dir)
 def test_a_killed_process_leaves_nothing_that_looks_finished_and_hashes_do_not_matter(sources, tmp_path):
     made = {
         "sources": {n: {"use": "files", "path": str(p)} for n, p in sources.items()},
-        "curate": STEPS,
+        "steps": STEPS,
         "holdout": {"fraction": 0.2},
     }
 
@@ -316,7 +316,7 @@ def test_faults_of_a_source_come_before_anything_is_written(sources, tmp_path):
         prepare(corpus(sources | {"x": tmp_path / "web.json"}), tmp_path / "cache", lambda line: None)
     assert not (tmp_path / "cache").exists()
     (tmp_path / "bad.jsonl").write_text("{\n")
-    with pytest.raises(DataError, match=r"corpus\.sources\.bad: nothing is left.*1 quarantined as not JSON"):
+    with pytest.raises(DataError, match=r"data\.sources\.bad: nothing is left.*1 quarantined as not JSON"):
         prepare(corpus({"bad": tmp_path / "bad.jsonl"}), tmp_path / "cache", lambda line: None)
     with pytest.raises(DataError, match=r"bad\.jsonl, line 1, column 2: not JSON"):
         prepare(corpus({"bad": tmp_path / "bad.jsonl"}, on_error="raise"), tmp_path / "cache", lambda line: None)
@@ -381,7 +381,7 @@ def test_own_held_out_text_is_read_as_it_is_and_never_trained_on(tmp_path):
     assert other.key != documents.key
     (tmp_path / "none.jsonl").write_text('{"text": ""}\n')
     asked = {"exam": {"use": "files", "path": str(tmp_path / "none.jsonl")}}
-    with pytest.raises(NothingLeft, match=r"corpus\.held_out\.exam: nothing is left of this source"):
+    with pytest.raises(NothingLeft, match=r"data\.held_out\.exam: nothing is left of this source"):
         prepare(corpus({"a": train}, held_out=asked), tmp_path / "cache", said.append)
 
 
@@ -415,7 +415,7 @@ def test_what_cannot_be_held_out_is_said(tmp_path):
     said: list[str] = []
     (tmp_path / "a.txt").write_text("A few words are all there is.")
     prepare(corpus({"a": tmp_path / "a.txt"}), tmp_path / "cache", said.append)
-    assert "nothing of it will be evaluated" in said[-1] and "corpus.held_out: {a: {use: files, …}}" in said[-1]
+    assert "nothing of it will be evaluated" in said[-1] and "data.held_out: {a: {use: files, …}}" in said[-1]
     said.clear()
     prepare(corpus({"a": tmp_path / "a.txt"}, holdout={"fraction": 0.0}), tmp_path / "cache", said.append)
     assert len(said) == 1  # none was asked for

@@ -65,7 +65,7 @@ def test_lost_or_invented_documents_are_noticed(read, kept, tmp_path):
         ledger.of("web")
         ledger.read("web", read)
         ledger.keep("web", kept, 0)
-        with pytest.raises(DataError, match=r"corpus\.sources\.web.*loses or invents"):
+        with pytest.raises(DataError, match=r"data\.sources\.web.*loses or invents"):
             ledger.check()
 
 

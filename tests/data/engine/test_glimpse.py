@@ -15,7 +15,7 @@ import zstandard
 
 from tilth.core.config import validate
 from tilth.core.errors import DataError
-from tilth.core.recipe import Corpus
+from tilth.core.recipe import Data
 from tilth.data.glimpse import glimpse
 from tilth.data.source import files
 
@@ -28,9 +28,9 @@ def texts(number: int, seed: int = 0) -> list[str]:
     return [" ".join(rng.choices(WORDS, k=int(rng.lognormvariate(4, 1)) + 1)) for _ in range(number)]
 
 
-def corpus(path: Path, **more: Any) -> Corpus:
+def corpus(path: Path, **more: Any) -> Data:
     source = {"use": "files", "path": str(path)}
-    return validate(Corpus, {"sources": {"mine": source}, "holdout": {"fraction": 0}, **more})
+    return validate(Data, {"sources": {"mine": source}, "holdout": {"fraction": 0}, **more})
 
 
 def write(kind: str, folder: Path, documents: list[str]) -> None:
@@ -77,11 +77,11 @@ def test_what_curation_drops_does_not_count(tmp_path: Path) -> None:
     write("lines", tmp_path, documents)
     kept = [t for t in documents if len(t) >= 400]
     rules = {"use": "rules", "min_chars": 400, "max_line_chars": 10**6, "max_mean_line_chars": 1e6}
-    part = glimpse(corpus(tmp_path, curate=[rules]), 256 << 10)["mine"]
+    part = glimpse(corpus(tmp_path, steps=[rules]), 256 << 10)["mine"]
     assert min(map(len, part.texts)) >= 400
     assert part.num_bytes == pytest.approx(sum(map(len, kept)), rel=3 * part.error)
     with pytest.raises(DataError, match=r"is kept: [0-9,]+ dropped by rules: too short"):
-        glimpse(corpus(tmp_path, curate=[rules | {"min_chars": 10**6}]), 256 << 10)
+        glimpse(corpus(tmp_path, steps=[rules | {"min_chars": 10**6}]), 256 << 10)
 
 
 def test_only_a_part_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,10 +118,10 @@ def test_a_resolved_recipe_says_what_data_stands_for_and_loads_again(runs: Path,
     resolved = recipes.load(recipe(runs / "bfd")).recipe
     assert resolved.tokenizer.path == f"{runs}/bfd/tokens/tokenizer"
     assert recipes.from_dict(resolved.to_dict()).recipe == resolved
-    with pytest.raises(RecipeError, match=r"which corpus\.curate cannot change.*corpus=null"):
+    with pytest.raises(RecipeError, match=r"which steps cannot change"):
         recipes.load(recipe(runs / "bfd", corpus={"curate": ["exact"]}))
     beside = {"corpus": {"sources": {"other": {"use": "files", "path": "text"}}}}
-    with pytest.raises(RecipeError, match=r"which corpus\.sources cannot change"):
+    with pytest.raises(RecipeError, match=r"which sources cannot change"):
         recipes.load(recipe(runs / "bfd", **beside))
     beside["tokenizer"] = {"use": "bpe", "vocab_size": 280}
     assert recipes.load(recipe(runs / "bfd", **beside), ["corpus=null", "tokenizer=null"]).recipe == resolved

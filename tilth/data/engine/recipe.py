@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from tilth.core import layers
 from tilth.core.config import Config, validate
 from tilth.core.errors import RecipeError
+from tilth.core.harvest import NAME, Harvest, spell_out_harvest
 from tilth.core.kinds import refuse_other_recipe
 from tilth.core.located import locate
-from tilth.core.protocols import CurateStep, ExtractSpec, SignalSpec, SourceReader, TokenizerSpec
-from tilth.core.recipe import NAME, check_file_names
+from tilth.core.protocols import CurateStep, TokenizerSpec
 from tilth.core.shipped import recipe_file
 from tilth.core.technique import slot, use_name
 from tilth.core.tokens import HoldsTokens
@@ -59,31 +59,12 @@ class Tokens(Config):
     pack: Pack = Pack()
 
 
-class DataRecipe(Config):
+class DataRecipe(Harvest):
     """A resolved data recipe."""
 
     name: str = Field(pattern=NAME)
     card: Card | None = None
-    sources: dict[str, Annotated[SourceReader, slot("source")]] = Field(min_length=1)
-    """Name -> source."""
-    extract: Annotated[ExtractSpec, slot("extract")] | None = None
-    """How HTML becomes text; null: HTML documents are quarantined."""
-    signals: list[Annotated[SignalSpec, slot("signal")]] = []
-    """Signals to keep beside the documents, besides those the steps read."""
-    steps: list[Annotated[CurateStep, slot("curate")]] = []
-    """Applied in order; what passes is tier L1."""
-    promote: dict[Literal["L2", "L3", "L4"], list[Annotated[CurateStep, slot("curate")]]] = {}
-    """Further steps per tier: what passes climbs, what does not stays below."""
     tokens: Tokens | None = None
-    partition_bytes: int = Field(32_000_000, gt=0)
-    """Bytes of text in a part, the unit of work and of what a kill can lose."""
-    on_error: Literal["quarantine", "raise"] = "quarantine"
-
-    @field_validator("sources")
-    @classmethod
-    def _safe_names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        check_file_names(value)
-        return value
 
     @model_validator(mode="after")
     def _tokens_have_a_tokenizer(self) -> DataRecipe:
@@ -96,11 +77,7 @@ class DataRecipe(Config):
         return self
 
     @model_validator(mode="after")
-    def _tiers_in_order(self) -> DataRecipe:
-        for tier in self.promote:
-            below = f"L{int(tier[1]) - 1}"
-            if below != "L1" and below not in self.promote:
-                raise ValueError(f"promote.{tier} needs promote.{below}: a document climbs one tier at a time")
+    def _tokens_of_a_tier(self) -> DataRecipe:
         if self.tokens and self.tokens.tier not in ("L1", *self.promote):
             raise ValueError(f"tokens.tier is {self.tokens.tier}, which no step leads to")
         return self
@@ -204,21 +181,7 @@ def written(label: str, field: str, value: Any, recipe: DataRecipe) -> str:
 
 
 def _spell_out(data: dict[str, Any]) -> dict[str, Any]:
-    def one(value: Any) -> Any:
-        return {"use": value} if isinstance(value, str) else value
-
-    def each(value: Any) -> Any:
-        return [one(v) for v in value] if isinstance(value, list) else value
-
-    out = dict(data)
-    for name in ("signals", "steps"):
-        if name in out:
-            out[name] = each(out[name])
-    for name, inside in (("sources", one), ("promote", each)):
-        if isinstance(out.get(name), dict):
-            out[name] = {k: inside(v) for k, v in out[name].items()}
-    if out.get("extract") is not None:
-        out["extract"] = one(out["extract"])
-    if isinstance(out.get("tokens"), dict) and "tokenizer" in out["tokens"]:
-        out["tokens"] = {**out["tokens"], "tokenizer": one(out["tokens"]["tokenizer"])}
+    out = spell_out_harvest(data)
+    if isinstance(out.get("tokens"), dict) and isinstance(out["tokens"].get("tokenizer"), str):
+        out["tokens"] = {**out["tokens"], "tokenizer": {"use": out["tokens"]["tokenizer"]}}
     return out

@@ -326,5 +326,5 @@ def _name_id(name: str) -> int:
 
 
 def _what_would_work(source: str, num_tokens: int) -> str:
-    more = f"Give it more text or leave it out (weight 0 under mixture.fixed, or not in corpus.sources: {source})"
+    more = f"Give it more text or leave it out (weight 0 under mixture.fixed, or not in data.sources: {source})"
     return f"{more}, or use batch.sequence of at most {num_tokens - 1}." if num_tokens > 8 else f"{more}."

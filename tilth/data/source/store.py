@@ -77,8 +77,8 @@ class Config(TokenSource):
             raise DataError(
                 f"these tokens are packed, and {there - left:,} of their {there:,} documents are held out, dropped or "
                 "changed: of a packed store none can be taken out.",
-                where=f"corpus.sources.{source}",
-                fix="corpus.holdout.fraction=0 and no steps in corpus.curate leave it as it is; corpus.held_out takes "
+                where=f"data.sources.{source}",
+                fix="data.holdout.fraction=0 and no data.steps leave it as it is; data.held_out takes "
                 "text of your own to evaluate on.",
             )
         if left < there:

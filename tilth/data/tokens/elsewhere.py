@@ -113,7 +113,7 @@ class TokenSource(HoldsTokens):
             writer.extend(ids, tokens)
         writer.close()
         if row is not None:
-            raise DataError(f"document {row.id!r:.120} is not there any more.", where=f"corpus.sources.{source}")
+            raise DataError(f"document {row.id!r:.120} is not there any more.", where=f"data.sources.{source}")
         changed = f"; {anew:,} documents were changed and are tokenised anew" if anew else ""
         return f"{writer.num_tokens:,} tokens of {writer.num_documents:,} documents as they are{changed}"
 
@@ -124,7 +124,7 @@ class TokenSource(HoldsTokens):
             raise DataError(
                 f"these tokens were made by another tokenizer ({mine.vocab_size:,} tokens) than the recipe's "
                 f"({tokenizer.vocab_size:,}).",
-                where=f"corpus.sources.{source}.tokenizer",
+                where=f"data.sources.{source}.tokenizer",
                 fix="All sources of a recipe have one tokenizer; leave this one out, or name the same.",
             )
 

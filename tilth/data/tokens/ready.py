@@ -33,7 +33,7 @@ def tokens(run: str | Path) -> Path:
         raise DataError(
             "this is no data run; there are tokens here, which are a source.",
             where=str(run),
-            fix=f"In place of `data`: corpus: {{sources: {{web: {{use: {found}, path: {run}{more}}}}}}}, and the "
+            fix=f"In place of `data`: data: {{sources: {{web: {{use: {found}, path: {run}{more}}}}}}}, and the "
             "tokenizer that made them.",
         )
     folder = result(run) / "tokens"
@@ -69,7 +69,7 @@ def stores(folder: Path, documents: Documents, say: Callable[[str], None]) -> di
         raise DataError(
             f"the tokens are of {there:,} documents, and {kept:,} of them may be trained on: the others are copies of "
             "held-out text.",
-            where="corpus.held_out",
+            where="data.held_out",
             fix="Leave these out in the data run (the step `decontaminate`), or hold other text out.",
         )
     cut = "one stream" if store.packed is None else f"packed for sequences of {store.packed.sequence:,}"
