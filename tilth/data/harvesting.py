@@ -23,8 +23,9 @@ def by_parts(data: Data) -> bool:
 
 
 def harvested(data: Data, cache: Path, say: Callable[[str], None], opens: Opens | None = None) -> Data:
-    """`data` with its sources done by the engine, under `cache/harvests`; as it is where that is not needed. What is held
-    out is taken from what is left; own held-out text is no part of it. Raises as `tilth.data.engine.run.run` does."""
+    """`data` with its sources done by the engine, under `cache/harvests`; as it is where that is not needed. What is
+    held out is taken from what is left; own held-out text is no part of it. Raises as `tilth.data.engine.run.run` does.
+    """
     if not by_parts(data):
         return data
     from .engine.recipe import DataRecipe
