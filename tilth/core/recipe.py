@@ -71,7 +71,7 @@ class Data(Harvest):
         return self
 
 
-class Batch(Config):
+class BatchSize(Config):
     """How many tokens make one optimizer step, and in what pieces they are computed."""
 
     tokens: int = Field(4096, gt=0, le=2**40)
@@ -82,7 +82,7 @@ class Batch(Config):
     """Sequences per forward pass on one rank; None: all of the rank's share at once."""
 
     @model_validator(mode="after")
-    def _whole_sequences(self) -> Batch:
+    def _whole_sequences(self) -> BatchSize:
         if self.tokens % self.sequence:
             near = max(self.sequence, round(self.tokens / self.sequence) * self.sequence)
             raise ValueError(
@@ -124,7 +124,7 @@ class Stage(Config):
     objective: Annotated[ObjectiveConfig, slot("objective")]
     optim: Annotated[OptimSpec, slot("optim")]
     schedule: Annotated[ScheduleConfig, slot("schedule")]
-    batch: Batch = Batch()
+    batch: BatchSize = BatchSize()
     budget: Budget
     clip: float | None = Field(1.0, gt=0)
     """Global gradient-norm limit; null: none."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tilth.core.errors import RecipeError
-from tilth.data.engine.plan import Plan
+from tilth.data.engine.plan import DataPlan
 from tilth.data.engine.recipe import DataRecipe, load, resolved
 from tilth.data.engine.run import run
 
@@ -58,7 +58,7 @@ def test_plans_hold_all_steps_in_order(name: str) -> None:
     recipe = load(ROOT / "recipes" / "data" / f"{name}.yaml")
     labels = [label for _, label, _ in recipe.labelled()]
     planned = []
-    for pass_ in Plan.of(recipe).passes:
+    for pass_ in DataPlan.of(recipe).passes:
         planned += [label for label, _ in pass_.steps] + ([pass_.after[0]] if pass_.after else [])
     assert planned == labels
 

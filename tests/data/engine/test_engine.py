@@ -16,7 +16,7 @@ import pytest
 
 from tilth.core.errors import DataError, RecipeError
 from tilth.core.rundir import MARK, read_json
-from tilth.data.across.tasks import Task
+from tilth.data.across.tasks import DataTask
 from tilth.data.curate import rules as rules_module
 from tilth.data.engine import run as engine
 from tilth.data.engine import workers
@@ -135,20 +135,20 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     path = written(tmp_path)
     go(tmp_path, path, "whole")
     done: list[str] = []
-    run = Task.run
+    run = DataTask.run
 
-    def stops(task: Task) -> None:
+    def stops(task: DataTask) -> None:
         if len(done) == 5:
             raise KeyboardInterrupt
         run(task)
         done.append(str(task.target))
 
-    monkeypatch.setattr(Task, "run", stops)
+    monkeypatch.setattr(DataTask, "run", stops)
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path, path)
     first = list(done)
     done.clear()
-    monkeypatch.setattr(Task, "run", lambda task: (done.append(str(task.target)), run(task)))
+    monkeypatch.setattr(DataTask, "run", lambda task: (done.append(str(task.target)), run(task)))
     go(tmp_path, path)
     assert done and not set(first) & set(done)
     assert tree(tmp_path / "run") == tree(tmp_path / "whole")
@@ -324,7 +324,7 @@ def test_a_damaged_identity_is_named_and_not_taken_for_another_run(sound_run, tm
 
 def test_a_run_killed_while_it_cleans_up_is_clean_after_the_next_command(sound_run, tmp_path, monkeypatch):
     path, run = sound_run[0], tmp_path / "run"
-    monkeypatch.setattr(engine._Job, "close", stop)
+    monkeypatch.setattr(engine._DataJob, "close", stop)
     with pytest.raises(KeyboardInterrupt):
         engine.run(path, root=tmp_path, run_dir=run, say=silent, engine="inline")
     monkeypatch.undo()
@@ -401,11 +401,11 @@ from functools import partial
 from pathlib import Path
 from tilth.core.errors import DataError
 from tilth.data.engine import workers
-from tilth.data.across.tasks import Task
+from tilth.data.across.tasks import DataTask
 workers.STARTING_SECONDS = -1
 def make(i, aside):
     if i == 2: os.kill(os.getpid(), 9)
-tasks = [Task(Path({str(tmp_path)!r}) / str(i), partial(make, i)) for i in range(5)]
+tasks = [DataTask(Path({str(tmp_path)!r}) / str(i), partial(make, i)) for i in range(5)]
 try:
     workers.execute(tasks, "daft", 2, lambda task: None)
 except DataError as err:
@@ -419,7 +419,7 @@ def test_a_failing_task_is_named(tmp_path):
     def make(aside: Path) -> None:
         raise ValueError("no")
 
-    assert "ValueError: no" in workers.attempt(Task(tmp_path / "x", make))
+    assert "ValueError: no" in workers.attempt(DataTask(tmp_path / "x", make))
     assert not (tmp_path / "x").exists()
 
 

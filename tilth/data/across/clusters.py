@@ -37,7 +37,7 @@ from tilth.data.native.minhash import hashes
 
 from .external import RECORDS, Layout, buckets, by_key, gather, lay_out, layout, same_as_before, spill
 from .space import Space
-from .tasks import Task
+from .tasks import DataTask
 
 Keep = Literal["first", "longest", "newest"] | tuple[str, ...]
 """Which document of a cluster stays: the first in order; the one of most characters; of the latest date; or of the
@@ -156,7 +156,7 @@ def _raw(column: pa.FixedSizeBinaryArray, dtype: Any, width: int) -> np.ndarray:
 # ---- rounds ------------------------------------------------------------------------------------------------------
 
 
-def rounds(rules: Rules, space: Space) -> Iterator[list[Task]]:
+def rounds(rules: Rules, space: Space) -> Iterator[list[DataTask]]:
     """The rounds of the top of this page."""
     yield [lay_out(space, max(1, RECORDS // rules.keys))]
     at = layout(space)
@@ -164,18 +164,18 @@ def rounds(rules: Rules, space: Space) -> Iterator[list[Task]]:
     known = [shard for path in rules.index for shard in _shards(path, rules)]
     num_buckets = buckets(rules.keys * (at.total + sum(map(_rows, known))))
     yield [
-        *(Task(space.dir / "keys" / f"{g:05d}", partial(_keys, rules, space, g, num_buckets)) for g in groups),
+        *(DataTask(space.dir / "keys" / f"{g:05d}", partial(_keys, rules, space, g, num_buckets)) for g in groups),
         *(
-            Task(space.dir / "known" / f"{i:05d}", partial(_known, rules, shard, begin, num_buckets))
+            DataTask(space.dir / "known" / f"{i:05d}", partial(_known, rules, shard, begin, num_buckets))
             for i, (shard, begin) in enumerate(zip(known, _begins(at, known), strict=True))
         ),
     ]
-    yield [Task(space.dir / "links" / f"{b:05d}", partial(_links, rules, space, b)) for b in range(num_buckets)]
-    yield [Task(space.dir / "clusters", partial(_clusters, rules, space, known))]
-    yield [Task(space.dir / "verdicts" / f"{g:05d}", partial(_verdicts, rules, space, known, g)) for g in groups]
+    yield [DataTask(space.dir / "links" / f"{b:05d}", partial(_links, rules, space, b)) for b in range(num_buckets)]
+    yield [DataTask(space.dir / "clusters", partial(_clusters, rules, space, known))]
+    yield [DataTask(space.dir / "verdicts" / f"{g:05d}", partial(_verdicts, rules, space, known, g)) for g in groups]
     yield [
-        *(Task(space.dir / "index" / f"{g:05d}", partial(_index, rules, space, g)) for g in groups),
-        Task(space.dir / "summary", partial(_summary, rules, space)),
+        *(DataTask(space.dir / "index" / f"{g:05d}", partial(_index, rules, space, g)) for g in groups),
+        DataTask(space.dir / "summary", partial(_summary, rules, space)),
     ]
 
 

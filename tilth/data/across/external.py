@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .space import Space
-from .tasks import Task
+from .tasks import DataTask
 
 RECORDS = 1 << 21
 """A chunk, a group and a bucket hold about so many records: a hundred or two of megabytes at work."""
@@ -53,9 +53,9 @@ class Layout:
         return int(np.searchsorted(self.groups, part, side="right")) - 1
 
 
-def lay_out(space: Space, rows: int) -> Task:
+def lay_out(space: Space, rows: int) -> DataTask:
     """The task that lays out a step's sketches in groups of at most `rows` records (or one part)."""
-    return Task(space.dir / "layout", partial(_lay_out, space, rows))
+    return DataTask(space.dir / "layout", partial(_lay_out, space, rows))
 
 
 def layout(space: Space) -> Layout:

@@ -7,7 +7,7 @@ Such a step never holds the texts of all documents. It is built like any curatio
         columns of the signals it lists in `needs`; `first` is the row of the part at which the batch begins. While a
         part's documents are worked on anyway, these are written.
 
-    rounds(space) -> Iterator[list[Task]]
+    rounds(space) -> Iterator[list[DataTask]]
         lists of tasks that make whatever they like under `space.dir` from the sketches and earlier rounds; the tasks of
         one list are independent of each other and run in any order, on any worker, with bounded memory. The last
         round leaves what `judge` reads. A round may not depend on how many workers there are.
@@ -30,7 +30,7 @@ import pyarrow as pa
 from tilth.core.protocols import Verdicts
 
 from .files import read, rows
-from .tasks import Task
+from .tasks import DataTask
 
 SKETCH = "sketch.parquet"
 NO_SIGNALS = pa.RecordBatch.from_pylist([], pa.schema([]))
@@ -59,7 +59,7 @@ class Across(Protocol):
 
     def sketch(self, batch: pa.RecordBatch, signals: pa.RecordBatch, first: int) -> pa.RecordBatch: ...
 
-    def rounds(self, space: Space) -> Iterator[Sequence[Task]]: ...
+    def rounds(self, space: Space) -> Iterator[Sequence[DataTask]]: ...
 
     def judge(self, batch: pa.RecordBatch, first: int, part: int, space: Space) -> Verdicts: ...
 

@@ -18,7 +18,7 @@ from tilth.core.rundir import whole_dir
 
 
 @dataclass(frozen=True)
-class Task:
+class DataTask:
     """Makes the directory `target` by calling `make(aside)`, where `aside` is an empty directory that takes its name.
 
     `make` must be picklable (a module's function, or functools.partial of one over plain data) and is called in some

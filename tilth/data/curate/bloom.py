@@ -26,7 +26,7 @@ from pydantic import Field
 from tilth.core.config import Config as BaseConfig
 from tilth.core.protocols import Edit, Verdicts
 from tilth.core.rundir import write_json
-from tilth.data.across.tasks import Task
+from tilth.data.across.tasks import DataTask
 from tilth.data.native.bloom import Filter, items, rate, size
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ class Bloom:
             {"row": pa.array(first + rows.astype(np.int64)), "line": pa.array(lines), "hash": pa.array(hashes)}
         )
 
-    def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
+    def rounds(self, space: Space) -> Iterator[Sequence[DataTask]]:
         """One: each shard's parts pass its filter."""
         shards = min(self.config.shards, len(space.parts))
-        yield [Task(space.dir / f"shard-{s:05d}", partial(self._shard, space, s)) for s in range(shards)]
+        yield [DataTask(space.dir / f"shard-{s:05d}", partial(self._shard, space, s)) for s in range(shards)]
 
     def _shard(self, space: Space, shard: int, aside: Path) -> None:
         c = self.config

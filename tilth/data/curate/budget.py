@@ -28,7 +28,7 @@ from tilth.core.technique import slot
 from tilth.data.across import prefix
 from tilth.data.across.files import sound
 from tilth.data.across.space import FromSketches
-from tilth.data.across.tasks import Task
+from tilth.data.across.tasks import DataTask
 from tilth.data.engine.steps import AsksRecipe
 
 if TYPE_CHECKING:
@@ -164,9 +164,9 @@ class Budget(FromSketches):
             [pa.array(c, t) for c, t in zip(columns, prefix.SKETCH.types, strict=True)], schema=prefix.SKETCH
         )
 
-    def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
+    def rounds(self, space: Space) -> Iterator[Sequence[DataTask]]:
         """One task finds where the budget ends."""
-        yield [Task(space.dir / "end", partial(find_end, space, self._config))]
+        yield [DataTask(space.dir / "end", partial(find_end, space, self._config))]
 
     def verdicts(self, part: int, space: Space) -> Verdicts:
         """The documents before the end are kept. The threshold is the value of the last that is."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tilth.data.across.space import Space
-    from tilth.data.across.tasks import Task
+    from tilth.data.across.tasks import DataTask
 
 CARD = {
     "title": "Exact deduplication across all documents",
@@ -77,7 +77,7 @@ class ExactDocuments:
         _, keys = units.keys(batch.column("text"), form=self._form)
         return clusters.sketch(self.rules, batch, keys[:, None, :], (keys != 0).any(axis=1), None)
 
-    def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
+    def rounds(self, space: Space) -> Iterator[Sequence[DataTask]]:
         """See `tilth.data.across.clusters`."""
         return clusters.rounds(self.rules, space)
 

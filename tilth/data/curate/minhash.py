@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tilth.data.across.space import Space
-    from tilth.data.across.tasks import Task
+    from tilth.data.across.tasks import DataTask
 
 CARD = {
     "title": "MinHash deduplication across all documents",
@@ -117,7 +117,7 @@ class Deduplication:
         made = self._minhash(batch.column("text"))
         return clusters.sketch(self.rules, batch, made.keys[:, :, None], made.counts > 0, made.brief)
 
-    def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
+    def rounds(self, space: Space) -> Iterator[Sequence[DataTask]]:
         """See `tilth.data.across.clusters`."""
         return clusters.rounds(self.rules, space)
 

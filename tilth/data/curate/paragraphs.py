@@ -25,7 +25,7 @@ from tilth.core.protocols import Edit, Verdicts
 from tilth.core.rundir import write_json
 from tilth.data.across import clusters, external
 from tilth.data.across.external import by_key, gather, lay_out, layout, same_as_before, spill
-from tilth.data.across.tasks import Task
+from tilth.data.across.tasks import DataTask
 from tilth.data.native import units
 
 if TYPE_CHECKING:
@@ -97,16 +97,16 @@ class Paragraphs:
             columns |= {"one": pa.array(one[rows[held]]), "two": pa.array(two[rows[held]])}
         return pa.RecordBatch.from_pydict(columns)
 
-    def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
+    def rounds(self, space: Space) -> Iterator[Sequence[DataTask]]:
         """See the class."""
         yield [lay_out(space, external.RECORDS)]
         at = layout(space)
         num_buckets = external.buckets(at.total)
         groups = range(len(at))
-        yield [Task(space.dir / "keys" / f"{g:05d}", partial(self._keys, space, g, num_buckets)) for g in groups]
-        yield [Task(space.dir / "copies" / f"{b:05d}", partial(self._copies, space, b)) for b in range(num_buckets)]
-        yield [Task(space.dir / "verdicts" / f"{g:05d}", partial(self._verdicts, space, g)) for g in groups]
-        yield [Task(space.dir / "summary", partial(_summary, space))]
+        yield [DataTask(space.dir / "keys" / f"{g:05d}", partial(self._keys, space, g, num_buckets)) for g in groups]
+        yield [DataTask(space.dir / "copies" / f"{b:05d}", partial(self._copies, space, b)) for b in range(num_buckets)]
+        yield [DataTask(space.dir / "verdicts" / f"{g:05d}", partial(self._verdicts, space, g)) for g in groups]
+        yield [DataTask(space.dir / "summary", partial(_summary, space))]
 
     def _keys(self, space: Space, group: int, num_buckets: int, aside: Path) -> None:
         at = layout(space)

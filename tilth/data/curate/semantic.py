@@ -41,7 +41,7 @@ from tilth.data.native import hashing
 
 if TYPE_CHECKING:
     from tilth.data.across.space import Space
-    from tilth.data.across.tasks import Task
+    from tilth.data.across.tasks import DataTask
 
 CARD = {
     "title": "Semantic deduplication",
@@ -136,16 +136,17 @@ class Semantic:
             names=["row", "id", "order", "scope", "vector"],
         )
 
-    def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
+    def rounds(self, space: Space) -> Iterator[Sequence[DataTask]]:
         """The rounds at the top of this page."""
-        from tilth.data.across.tasks import Task
+        from tilth.data.across.tasks import DataTask
 
         config, n = self._config, len(space.parts)
         room = config.sample * config.clusters
 
-        def each(name: str, count: int, make: Any) -> list[Task]:
+        def each(name: str, count: int, make: Any) -> list[DataTask]:
             return [
-                Task(space.dir / name / f"{i:06d}", functools.partial(make, space=space, index=i)) for i in range(count)
+                DataTask(space.dir / name / f"{i:06d}", functools.partial(make, space=space, index=i))
+                for i in range(count)
             ]
 
         yield each("sample", n, functools.partial(vectors.sample, room=room))

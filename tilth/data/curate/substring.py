@@ -45,7 +45,7 @@ from tilth.data.native.substring import Words
 
 if TYPE_CHECKING:
     from tilth.data.across.space import Space
-    from tilth.data.across.tasks import Task
+    from tilth.data.across.tasks import DataTask
 
 CARD = {
     "title": "Exact substring deduplication",
@@ -116,15 +116,16 @@ class Substring:
             names=["row", "id", "salt", "words"],
         )
 
-    def rounds(self, space: Space) -> Iterator[Sequence[Task]]:
+    def rounds(self, space: Space) -> Iterator[Sequence[DataTask]]:
         """The five rounds at the top of this page."""
-        from tilth.data.across.tasks import Task
+        from tilth.data.across.tasks import DataTask
 
         length, n = self._config.length, len(space.parts)
 
-        def each(name: str, count: int, make: Any) -> list[Task]:
+        def each(name: str, count: int, make: Any) -> list[DataTask]:
             return [
-                Task(space.dir / name / f"{i:06d}", functools.partial(make, space=space, index=i)) for i in range(count)
+                DataTask(space.dir / name / f"{i:06d}", functools.partial(make, space=space, index=i))
+                for i in range(count)
             ]
 
         def buckets(name: str) -> int:

@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 from tilth.core.errors import DataError
 from tilth.core.rundir import Count, read_json, write_json
 from tilth.data.across.files import Writer, read, sound
-from tilth.data.across.tasks import Task
+from tilth.data.across.tasks import DataTask
 from tilth.data.document import SCHEMA, Ledger
 
 from .recipe import DataRecipe
@@ -41,7 +41,7 @@ _Account = TypedDict(
 """What was read of a shard and what was not."""
 
 
-def tasks(recipe: DataRecipe, dir: Path) -> list[Task]:
+def tasks(recipe: DataRecipe, dir: Path) -> list[DataTask]:
     """One task per shard of every source. Raises DataError if a source is missing or holds nothing to read."""
     out = []
     for name, source in recipe.sources.items():
@@ -49,7 +49,7 @@ def tasks(recipe: DataRecipe, dir: Path) -> list[Task]:
         for number, shard in enumerate(shards):
             target = dir / "read" / f"{name}-{number:05d}"
             make = partial(_read, source, name, shard, recipe.partition_bytes, recipe.on_error)
-            out.append(Task(target, make))
+            out.append(DataTask(target, make))
     return out
 
 
@@ -90,21 +90,21 @@ def _pieces(batch: pa.RecordBatch, size: int) -> Iterator[pa.RecordBatch]:
         first = last
 
 
-def parts(done: list[Task]) -> list[Path]:
+def parts(done: list[DataTask]) -> list[Path]:
     """The files of documents that the tasks left, in order."""
     return [path for task in done for path in sorted(task.target.glob("part-*.parquet"))]
 
 
-def accounts(done: list[Task]) -> Iterator[tuple[str, dict[str, Any]]]:
+def accounts(done: list[DataTask]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(source, account) of each task."""
     for task in done:
         yield task.target.name.rpartition("-")[0], read_json(sound(task.target / "ledger.json"), _Account)
 
 
-def repeated_ids(files: list[Path], dir: Path) -> list[Task]:
+def repeated_ids(files: list[Path], dir: Path) -> list[DataTask]:
     """A task that finds documents whose id stood before, in `ids/`: an id must name one document, or decisions about
     it could not be told apart."""
-    return [Task(dir / "ids", partial(_repeated, files))]
+    return [DataTask(dir / "ids", partial(_repeated, files))]
 
 
 _BUCKETS = 64

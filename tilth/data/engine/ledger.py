@@ -13,12 +13,12 @@ from tilth.core.errors import DataError
 from tilth.core.rundir import Count, read_json
 from tilth.core.text import visible
 from tilth.data.across.files import sound
-from tilth.data.across.tasks import Task
+from tilth.data.across.tasks import DataTask
 from tilth.data.document import beside
 
 from . import intake, steps
 from .passes import Pass
-from .plan import Plan
+from .plan import DataPlan
 from .recipe import DataRecipe
 
 Book = TypedDict(
@@ -86,7 +86,7 @@ def _books(dir: Path, pass_: Pass) -> Iterator[dict[str, _Counts]]:
         yield read_json(sound(counts), dict[str, _Counts])
 
 
-def came_to(number: int, dir: Path, plan: Plan, reading: list[Task]) -> tuple[int, int]:
+def came_to(number: int, dir: Path, plan: DataPlan, reading: list[DataTask]) -> tuple[int, int]:
     """Documents that come to a pass, and their bytes of text."""
     if number:
         rows = [(c["out"], c["bytes_out"]) for b in _books(dir, plan.passes[number - 1]) for c in b.values()]
@@ -95,7 +95,7 @@ def came_to(number: int, dir: Path, plan: Plan, reading: list[Task]) -> tuple[in
     return sum(n for n, _ in rows), sum(size for _, size in rows)
 
 
-def build(recipe: DataRecipe, plan: Plan, dir: Path, reading: list[Task]) -> dict[str, Any]:
+def build(recipe: DataRecipe, plan: DataPlan, dir: Path, reading: list[DataTask]) -> dict[str, Any]:
     """All books, and that they balance. Raises DataError if they do not."""
     sources: dict[str, dict[str, Any]] = {}
     for name, account in intake.accounts(reading):

@@ -13,13 +13,13 @@ from .recipe import DataRecipe
 
 
 @dataclass(frozen=True)
-class Plan:
+class DataPlan:
     """A recipe as passes with steps across documents between them."""
 
     passes: tuple[Pass, ...]
 
     @classmethod
-    def of(cls, recipe: DataRecipe) -> Plan:
+    def of(cls, recipe: DataRecipe) -> DataPlan:
         """Cut the steps where one works across documents or a tier ends. Raises RecipeError for a step that cannot be
         run in parts."""
         out: list[Pass] = []

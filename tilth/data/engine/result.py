@@ -25,7 +25,7 @@ from tilth.data.tokens.packing import CostRow
 from .directory import result
 from .ledger import Ledger
 from .passes import Pass, is_page
-from .plan import Plan
+from .plan import DataPlan
 from .recipe import DataRecipe, load
 
 
@@ -43,7 +43,7 @@ class Result:
     def __init__(self, path: str | Path) -> None:
         self.dir = result(path)
         self.recipe: DataRecipe = load(sound(self.dir / "recipe.yaml"))
-        self.plan = Plan.of(self.recipe)
+        self.plan = DataPlan.of(self.recipe)
         self.ledger: dict[str, Any] = read_json(sound(self.dir / "ledger.json"), Ledger)
 
     @property

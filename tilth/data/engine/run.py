@@ -34,12 +34,12 @@ from tilth.core.opening import Opens
 from tilth.core.rundir import Count, RunLock, read_json, write_json, write_whole
 from tilth.data.across.files import sound
 from tilth.data.across.space import Space
-from tilth.data.across.tasks import Task, faults
+from tilth.data.across.tasks import DataTask, faults
 
 from . import intake, ledger, passes, workers
 from .directory import claim, damage, identity_of, remove_damaged, sweep
 from .passes import Pass
-from .plan import Plan
+from .plan import DataPlan
 from .recipe import DataRecipe, resolved
 from .steps import AsksRecipe
 
@@ -81,7 +81,7 @@ def run(
     origins: dict[str, str] = {}
     if not isinstance(recipe, DataRecipe):
         recipe, origins = resolved(recipe, overrides)
-    plan = Plan.of(recipe)
+    plan = DataPlan.of(recipe)
     for _, _, config in recipe.labelled():
         if isinstance(config, AsksRecipe):
             config.check(recipe)
@@ -89,7 +89,7 @@ def run(
     dir = Path(run_dir) if run_dir else Path(root) / f"{recipe.name}-{content_hash(identity, 8)}"
     with RunLock(dir):
         claim(dir, identity)
-        job = _Job(recipe, plan, dir, engine, num_workers or cores(), say, opens)
+        job = _DataJob(recipe, plan, dir, engine, num_workers or cores(), say, opens)
         job.mend()
         if not (dir / "done.json").exists():
             sweep(dir)
@@ -119,11 +119,11 @@ def known_engine(name: str) -> workers.Engine:
     raise RecipeError(f"there is no engine '{name}'.", where="--engine", fix=nearest(name, known))
 
 
-class _Job:
+class _DataJob:
     def __init__(
         self,
         recipe: DataRecipe,
-        plan: Plan,
+        plan: DataPlan,
         dir: Path,
         engine: workers.Engine,
         num_workers: int,
@@ -175,7 +175,7 @@ class _Job:
     def _tiers(self) -> list[str]:
         return ["L1", *sorted(self.recipe.promote)]
 
-    def _passes(self, reading: list[Task]) -> None:
+    def _passes(self, reading: list[DataTask]) -> None:
         self.do("ids", intake.repeated_ids(self.files, self.dir))
         repeated = read_json(sound(self.dir / "ids" / "repeated.json"), dict[str, list[Count]])
         before = self.files
@@ -196,7 +196,7 @@ class _Job:
                     self.do(f"{label}, round {rounds}", list(tasks), summary=False)
                 self.say(f"{label}: {rounds} rounds in {time.monotonic() - began:.1f} s")
 
-    def do(self, name: str, tasks: list[Task], summary: bool = True) -> list[Task]:
+    def do(self, name: str, tasks: list[DataTask], summary: bool = True) -> list[DataTask]:
         """Do tasks and say how it goes: done of all, MB of stored text a second, time left; and at the end."""
         self._discard_damaged(*(task.target for task in tasks))
         left = [task for task in tasks if not task.done]
@@ -204,7 +204,7 @@ class _Job:
         began = said = time.monotonic()
         count = 0
 
-        def done(task: Task) -> None:
+        def done(task: DataTask) -> None:
             nonlocal count, size, said
             count, size, now = count + 1, size + task.size, time.monotonic()
             if now - said >= 10 and count < len(left):
@@ -223,12 +223,12 @@ class _Job:
 
     def _pass(
         self, pass_: Pass, before: list[Path], repeated: dict[str, list[int]], space: Space | None
-    ) -> Iterator[Task]:
+    ) -> Iterator[DataTask]:
         for part, source in enumerate(before):
             rows = tuple(repeated.get(str(part), ()))
             own = space if pass_.before is not None else None
             make = partial(passes.run, pass_, source, part, rows, own, self.recipe.on_error, self.opens)
-            yield Task(self.dir / f"pass-{pass_.name}" / f"{part:06d}", make, self.files[part].stat().st_size)
+            yield DataTask(self.dir / f"pass-{pass_.name}" / f"{part:06d}", make, self.files[part].stat().st_size)
 
     def _discard_damaged(self, *targets: Path) -> None:
         """Remove what an earlier attempt made and is not as it was written any more: it is made again."""
@@ -238,10 +238,10 @@ class _Job:
                 self.say(f"{(target / name).relative_to(self.dir)}: this file {fault}; it is made again")
                 shutil.rmtree(target)
 
-    def _publish(self, tier: str) -> Task:
+    def _publish(self, tier: str) -> DataTask:
         """The documents of a tier where readers look for them: the last pass's own files, by another name."""
         last = self.plan.passes[self.plan.last_of(tier)]
-        return Task(self.dir / "documents" / tier, partial(_link_parts, self.dir / f"pass-{last.name}"))
+        return DataTask(self.dir / "documents" / tier, partial(_link_parts, self.dir / f"pass-{last.name}"))
 
     def _tokens(self) -> None:
         from tilth.data.tokens import writing

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from tilth.core.errors import DataError, PlanError, TilthError
-from tilth.data.across.tasks import Task
+from tilth.data.across.tasks import DataTask
 
 Engine = Literal["daft", "ray", "inline"]
 _runner: str | None = None
@@ -23,7 +23,7 @@ STARTING_SECONDS = 2.0
 """About what starting worker processes costs."""
 
 
-def execute(tasks: Sequence[Task], engine: Engine, workers: int, done: Callable[[Task], None]) -> None:
+def execute(tasks: Sequence[DataTask], engine: Engine, workers: int, done: Callable[[DataTask], None]) -> None:
     """Do all tasks that are not done; `done` hears of each as it finishes, in any order.
 
     Raises what the first failing task raised, once the tasks begun before it have ended; what is finished stays.
@@ -48,7 +48,7 @@ def execute(tasks: Sequence[Task], engine: Engine, workers: int, done: Callable[
         ) from err
 
 
-def _here(todo: Sequence[Task], spread: bool, done: Callable[[Task], None]) -> Sequence[Task]:
+def _here(todo: Sequence[DataTask], spread: bool, done: Callable[[DataTask], None]) -> Sequence[DataTask]:
     """Do tasks in this process; with `spread`, only until those that are left would take longer than it takes to start
     workers for them, and return these."""
     began = time.monotonic()
@@ -66,7 +66,7 @@ def _here(todo: Sequence[Task], spread: bool, done: Callable[[Task], None]) -> S
     return []
 
 
-def _frame(todo: Sequence[Task], engine: Engine, workers: int) -> Iterator[tuple[int, str]]:
+def _frame(todo: Sequence[DataTask], engine: Engine, workers: int) -> Iterator[tuple[int, str]]:
     """(index, fault or "") of each task, as Daft gets them done."""
     daft = _daft(engine, workers)
     parent = os.getpid() if engine == "daft" else 0
@@ -103,7 +103,7 @@ def begin_worker(parent: int) -> None:
             os._exit(1)
 
 
-def attempt(task: Task) -> str:
+def attempt(task: DataTask) -> str:
     """Do a task; "" or what went wrong."""
     try:
         task.run()

@@ -21,7 +21,7 @@ from tilth.core.hashing import content_hash
 from tilth.core.manifest import seal
 from tilth.core.rundir import read_json, write_json
 from tilth.data.across.files import read, sound
-from tilth.data.across.tasks import Task, faults
+from tilth.data.across.tasks import DataTask, faults
 
 from . import packing
 from .packing import Cost, CostRow, bfd_cost, concat_cost
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 STORE, TOKENIZER, COSTS = "store", "tokenizer", "packing.json"
 
 
-def make(config: Tokens, dir: Path, do: Callable[[str, list[Task]], list[Task]], say: Callable[[str], None]) -> None:
+def make(
+    config: Tokens, dir: Path, do: Callable[[str, list[DataTask]], list[DataTask]], say: Callable[[str], None]
+) -> None:
     """The tokens of a run's documents, in `dir/tokens`: `store/`, `tokenizer/` and `packing.json`, the cost of both
     ways to pack.
 
@@ -56,7 +58,7 @@ def make(config: Tokens, dir: Path, do: Callable[[str, list[Task]], list[Task]],
         framed = " + ".join([*(f"token {t}" for t in head), "text", *(f"token {t}" for t in tail)])
         say(f"tokens: a vocabulary of {loaded.vocab_size:,}; a document is {framed}")
         done = do("tokens", tasks(parts, tokenizer, pieces, config.pack))
-        do("one store", [Task(target, partial(assemble, [task.target for task in done], tokenizer, config.pack))])
+        do("one store", [DataTask(target, partial(assemble, [task.target for task in done], tokenizer, config.pack))])
     for leftover in (pieces, *dir.glob("tokenizer-*")):  # the result has its own copy
         shutil.rmtree(leftover, ignore_errors=True)
     if said := tell_specials(TokenStore.open(target / STORE).specials, _loaded(target / TOKENIZER)):
@@ -65,11 +67,11 @@ def make(config: Tokens, dir: Path, do: Callable[[str, list[Task]], list[Task]],
         say(str(cost))
 
 
-def tasks(parts: Sequence[Path], tokenizer: Path, out: Path, pack: Pack) -> list[Task]:
+def tasks(parts: Sequence[Path], tokenizer: Path, out: Path, pack: Pack) -> list[DataTask]:
     """A task per Parquet file of documents (columns id, text): its tokens, in `out/<number>`."""
     sizes = [part.stat().st_size for part in parts]
     make = [partial(make_part, part, tokenizer, pack.how, pack.sequence, pack.seed) for part in parts]
-    return [Task(out / f"{i:06d}", m, size) for i, (m, size) in enumerate(zip(make, sizes, strict=True))]
+    return [DataTask(out / f"{i:06d}", m, size) for i, (m, size) in enumerate(zip(make, sizes, strict=True))]
 
 
 def make_part(part: Path, tokenizer: Path, how: str, sequence: int, seed: int, aside: Path) -> None:
