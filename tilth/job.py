@@ -166,6 +166,7 @@ class _Job:
             self.world.barrier()  # the first rank has opened the directory
             self.opened = self.dir.path
             if trained(self.dir):
+                self.start.source = None
                 self.out.say("trained already: this recipe's weights are in model/")
                 return
             from tilth.train.session import Session, Setting  # with what saves checkpoints, which planning does without

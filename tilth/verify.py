@@ -33,7 +33,7 @@ from tilth.core.text import visible
 from tilth.data.corpus import Documents
 from tilth.report.live import Console, console
 from tilth.schedule.phases import Length, in_steps
-from tilth.train.begin import make_model, start_of
+from tilth.train.begin import Start, make_model, start_of
 from tilth.train.learner import Learner
 from tilth.train.plan import Plan, StagePlan, plan
 from tilth.train.store import Store, check_files
@@ -48,6 +48,7 @@ class Ground:
 
     recipe: Recipe
     prepared: job.Prepared
+    start: Start
     plan: Plan
     steps: int
     root: Path
@@ -67,7 +68,7 @@ class Ground:
 
     def model(self, precision: str | None = None) -> Any:
         """The model a run of the recipe begins with."""
-        model = make_model(self.recipe, start_of(self.recipe, self.prepared.tokenizer))
+        model = make_model(self.recipe, self.start)
         arithmetic: Any = resolve("precision", precision or self.recipe.precision)
         model.compute_dtype = arithmetic.compute_dtype
         arithmetic.attach(model)
@@ -97,13 +98,14 @@ def verify(
         raise RecipeError("two stops and starts need at least 4 steps.", where="--steps")
     out, root = out or console(), Path(root)
     resolved, _, prepared = job.make_plan(recipe, overrides, root=root, out=out)
+    start = start_of(resolved.recipe, prepared.tokenizer)
     root.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
     sweep(root)
     with scratch_dir(root / "verify") as scratch:
         for name in names:
-            planned = plan(resolved.recipe, prepared.stores, prepared.tokenizer.vocab_size, root / ".cache")
-            ground = Ground(resolved.recipe, prepared, planned, steps, root, scratch)
+            planned = plan(resolved.recipe, prepared.stores, start.vocab_size, root / ".cache")
+            ground = Ground(resolved.recipe, prepared, start, planned, steps, root, scratch)
             begin = time.perf_counter()
             try:
                 holds, compared = PROOFS[name](ground)

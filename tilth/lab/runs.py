@@ -159,6 +159,7 @@ def rehearse(
                 prepared[text] = prepare(asked, cache, say)
             start = start_of(asked, prepared[text].tokenizer)
             check(asked, start, prepared[text].tokenizer, say)
+            start.source = None  # workers read their own
             planned = plan(asked, prepared[text].stores, start.vocab_size, cache)
             _refuse_unmeasurable(asked, prepared[text])
             asked = asked.model_copy(update={"checkpoint": _checkpoint(asked, planned.numbers)})
