@@ -148,6 +148,28 @@ def test_too_few_seeds_or_another_recipe_write_nothing(kept: Path, fake_runs: li
     assert not kept.exists()
 
 
+def test_a_claim_with_a_measure_of_its_own_is_kept(kept: Path) -> None:
+    done = check.check("schedule.refined_linear", say=lambda _: None, hold=False)
+    assert done["evidence"] == str(kept / "schedule" / "refined_linear.json")
+    assert evidence.read(kept / "schedule" / "refined_linear.json").setting.text.startswith("the technique's own trial")
+
+
+def test_a_trial_is_given_a_bench_whose_trainings_a_short_check_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def trial(bench: Any) -> dict[str, float]:
+        text, steps = bench.text("copies", length=16, rows=2), []
+        bench.train(bench.model(text, width=16), text.batch, 9, watch=lambda step: steps.append(step) or False)
+        seen.append((bench.seed, steps))
+        return {"technique": 1.0, "baseline": 2.0}
+
+    monkeypatch.setattr("tilth.objective.multi_token.trial", trial)
+    for short in (True, False):
+        arms = check._call("objective.multi_token", [3], short)
+        assert [a.values for a in arms] == [[1.0], [2.0]]
+    assert seen == [(3, [0, 1, 2, 3]), (3, list(range(9)))]
+
+
 def test_a_shortened_check_never_touches_evidence(kept: Path, tmp_path: Path) -> None:
     path = kept / "schedule" / "linear.json"
     path.parent.mkdir(parents=True)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests import tiny
 from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
 from tilth.core.errors import PlanError
 from tilth.core.step import Step
 from tilth.core.technique import resolve
-from tilth.optim import trials
 from tilth.optim.colm import example_losses, facility_location, shares, value_projection
 
 
@@ -49,19 +49,19 @@ def test_shares_add_up_and_follow_size() -> None:
 
 
 def mixture(counts: list[int], step: int = 0) -> Batch:
-    return trials.together([trials.Language(0, d).batch(step, n) for d, n in enumerate(counts)], len(counts))
+    return tiny.together([tiny.language(d).batch(step, n) for d, n in enumerate(counts)], len(counts))
 
 
 def seen(model: Any, batch: Batch, step: int = 0) -> Step:
-    return Step(model, batch, Clock(step, 9), view=trials.PlainView(model))
+    return Step(model, batch, Clock(step, 9), view=tiny.view(model))
 
 
 def prepared(batch: Batch, clock: Clock = Clock(0, 9), **knobs: Any) -> tuple[Batch, Any]:
-    model = trials.tiny(0, layers=2)
+    model = tiny.model(0, layers=2)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     spec: Any = resolve("optim", {"use": "colm", **knobs})
-    optimizer = spec.build(trials.named(model))
-    out = optimizer.before(Step(model, batch, clock, view=trials.PlainView(model))).batch
+    optimizer = spec.build(tiny.named(model))
+    out = optimizer.before(Step(model, batch, clock, view=tiny.view(model))).batch
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
     return out, model
 
@@ -87,15 +87,15 @@ def test_without_sources_it_chooses_from_all_and_all_is_all() -> None:
 
 def test_features_follow_the_gradient_along_the_direction() -> None:
     """The slope between two forward passes is the directional derivative, by autograd, of each sequence's loss."""
-    model = trials.tiny(0, layers=2)
+    model = tiny.model(0, layers=2)
     spec: Any = resolve("optim", {"use": "colm", "base": "muon", "coordinates": 10**6})
-    optimizer = spec.build(trials.named(model))
+    optimizer = spec.build(tiny.named(model))
     batch = mixture([6])
     features = optimizer._features(seen(model, batch))  # muon has no moments: g = z·slope
     v = model.blocks[1].attention.v.weight
-    assert value_projection(trials.named(model)) is v
+    assert value_projection(tiny.named(model)) is v
     for row, feature in zip(range(6), features, strict=True):
-        (g,) = torch.autograd.grad(trials.losses(model, batch.rows(slice(row, row + 1))).mean(), v)
+        (g,) = torch.autograd.grad(tiny.losses(model, batch.rows(slice(row, row + 1))).mean(), v)
         norm = feature.norm()  # |z|·|slope|; the slope is g·z
         z = feature / norm
         # features are sorted by size of |z|; compare what does not depend on the order
@@ -109,13 +109,13 @@ def test_features_follow_the_gradient_along_the_direction() -> None:
 
 
 def test_features_under_adam_are_normalised_with_its_moments() -> None:
-    model = trials.tiny(0, layers=1)
+    model = tiny.model(0, layers=1)
     spec: Any = resolve("optim", {"use": "colm"})
-    optimizer = spec.build(trials.named(model))
+    optimizer = spec.build(tiny.named(model))
     batch = mixture([6])
     fresh = optimizer._features(seen(model, batch))
     torch.testing.assert_close(fresh.abs(), torch.ones_like(fresh), rtol=0, atol=1e-2)  # Adam's first step is a sign
-    trials.losses(model, batch).mean().backward()
+    tiny.losses(model, batch).mean().backward()
     optimizer.step()
     later = optimizer._features(seen(model, batch, 1))
     assert not torch.allclose(later.abs(), torch.ones_like(later), atol=1e-2)
@@ -123,9 +123,9 @@ def test_features_under_adam_are_normalised_with_its_moments() -> None:
 
 def test_losses_are_per_sequence_and_hidden_ones_do_not_spoil_the_choice() -> None:
     batch = mixture([8])
-    model = trials.tiny(0, layers=1)
+    model = tiny.model(0, layers=1)
     torch.testing.assert_close(
-        example_losses(seen(model, batch)), trials.losses(model, batch).detach(), rtol=1e-5, atol=1e-5
+        example_losses(seen(model, batch)), tiny.losses(model, batch).detach(), rtol=1e-5, atol=1e-5
     )
     targets = batch.targets.clone()
     targets[3] = IGNORE
@@ -136,23 +136,19 @@ def test_losses_are_per_sequence_and_hidden_ones_do_not_spoil_the_choice() -> No
 def test_knobs_that_need_batches_move_the_choice(knob: str, value: Any) -> None:
     results = []
     for knobs in ({}, {knob: value}):
-        model = trials.tiny(0, layers=1)
+        model = tiny.model(0, layers=1)
         optim = {"use": "colm", **knobs}
-        trials.train(model, optim, trials.Language(0, 1).batch, 4)
+        tiny.train(model, optim, tiny.language().batch, 4)
         results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert not torch.equal(*results)
 
 
 def test_the_learner_trains_on_the_coreset() -> None:
-    from tilth.train.learner import Learner, World
-
-    model = trials.tiny(0, layers=1)
-    parts: Any = (resolve("objective", "next_token"), resolve("optim", "colm"), resolve("schedule", "constant"))
-    learner = Learner(model, *parts, clip=1.0, micro=3, world=World())
-    assert learner.step(trials.Language(0, 1).batch(0), Clock(0, 9)).targets == 8 * trials.LENGTH
+    learner = tiny.learner(tiny.model(0, layers=1), micro=3, use="colm")
+    assert learner.step(tiny.language().batch(0), Clock(0, 9)).targets == 8 * (tiny.LENGTH - 1)
 
 
 def test_a_model_without_value_projection_is_refused() -> None:
-    named = [n for n in trials.named(trials.tiny(0, layers=1)) if ".v." not in n.name]
+    named = [n for n in tiny.named(tiny.model(0, layers=1)) if ".v." not in n.name]
     with pytest.raises(PlanError, match="value projection"):
         value_projection(named)

@@ -5,26 +5,22 @@ from typing import Any
 
 import torch
 
+from tests import tiny
 from tilth.core.clock import Clock
 from tilth.core.technique import resolve
-from tilth.optim import trials
 from tilth.optim.half_fine_tuning import chosen
 from tilth.optim.wrapping import block_of, place_in_block
 
-LANGUAGE = trials.Language(0, 1)
+LANGUAGE = tiny.language()
 
 
 def learner(model: Any, **knobs: Any) -> Any:
-    from tilth.train.learner import Learner, World
-
-    spec: Any = resolve("optim", {"use": "half_fine_tuning", **knobs})
-    parts: Any = (resolve("objective", "next_token"), spec, resolve("schedule", "constant"))
-    return Learner(model, *parts, clip=1.0, micro=None, world=World())
+    return tiny.learner(model, use="half_fine_tuning", **knobs)
 
 
 def test_half_of_each_kind_is_frozen() -> None:
     """2 of 4 attention matrices per block; 2 of 3 feed-forward matrices in half of the blocks, 1 in the other half."""
-    named = trials.named(trials.tiny(0, layers=6))
+    named = tiny.named(tiny.model(0, layers=6))
     for stage in range(3):
         frozen = chosen(named, 0, stage, "trained")
         count = Counter((block_of(n), place_in_block(n)[0]) for n in frozen)
@@ -37,9 +33,9 @@ def test_half_of_each_kind_is_frozen() -> None:
 
 
 def test_frozen_matrices_stay_bitwise_without_gradient_or_state() -> None:
-    model = trials.tiny(0)
+    model = tiny.model(0)
     it = learner(model)
-    named = trials.named(model)
+    named = tiny.named(model)
     for stage in range(2):
         frozen = chosen(named, 0, stage, "trained")
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -51,23 +47,23 @@ def test_frozen_matrices_stay_bitwise_without_gradient_or_state() -> None:
 
 
 def test_state_is_as_small_as_estimated() -> None:
-    model = trials.tiny(0)
+    model = tiny.model(0)
     it = learner(model, others="frozen")
     it.step(LANGUAGE.batch(0), Clock(0, 3))
     kept = [t for state in it.optimizer.state.values() for t in state.values()]
     spec: Any = resolve("optim", {"use": "half_fine_tuning", "others": "frozen"})
-    assert spec.state_bytes(trials.named(model)) == sum(t.numel() * t.element_size() for t in kept)
+    assert spec.state_bytes(tiny.named(model)) == sum(t.numel() * t.element_size() for t in kept)
 
 
 def test_with_nothing_frozen_it_is_the_base() -> None:
     results = []
     for knobs in ({"use": "half_fine_tuning"}, {"use": "adamw"}):
-        model = trials.tiny(0, layers=1)
+        model = tiny.model(0, layers=1)
         spec: Any = resolve("optim", knobs)
-        optimizer = spec.build(trials.named(model))
+        optimizer = spec.build(tiny.named(model))
         optimizer.kept = []
         for step in range(3):
-            trials.losses(model, LANGUAGE.batch(step)).mean().backward()
+            tiny.losses(model, LANGUAGE.batch(step)).mean().backward()
             optimizer.step()
             optimizer.zero_grad()
         results.append([p.detach().clone() for p in model.parameters()])

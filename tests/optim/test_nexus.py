@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests import tiny
 from tests.stepping import NOTHING
 from tilth.core.batch import Batch
 from tilth.core.clock import Clock
 from tilth.core.protocols import NamedParam
 from tilth.core.step import Step, View
 from tilth.core.technique import resolve
-from tilth.optim import trials
 from tilth.optim.nexus import cut
 
 CURVATURE = torch.tensor([[1.0, 2.0], [3.0, 1.0]], dtype=torch.float64)
@@ -69,11 +69,11 @@ def test_a_step_not_taken_leaves_the_weights() -> None:
 def test_one_part_is_the_base_on_the_normalised_gradient(base: str) -> None:
     results = []
     for knobs in ({"use": "nexus", "parts": 1, "base": base}, {"use": base}):
-        model = trials.tiny(0, layers=1)
+        model = tiny.model(0, layers=1)
         spec: Any = resolve("optim", knobs)
-        optimizer = spec.build(trials.named(model))
+        optimizer = spec.build(tiny.named(model))
         for step in range(3):
-            trials.losses(model, trials.Language(0, 1).batch(step)).mean().backward()
+            tiny.losses(model, tiny.language().batch(step)).mean().backward()
             if knobs["use"] == base:
                 norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
                 for p in model.parameters():
@@ -86,7 +86,7 @@ def test_one_part_is_the_base_on_the_normalised_gradient(base: str) -> None:
 
 
 def test_parts_are_the_sources_in_a_changing_order_and_lose_nothing() -> None:
-    batch = trials.together([trials.Language(0, d).batch(0, 4) for d in (0, 1, 2)], 3)
+    batch = tiny.together([tiny.language(d).batch(0, 4) for d in (0, 1, 2)], 3)
     orders = set()
     for step in range(40):
         parts = cut(batch, 3, 0, Clock(step, 40))
@@ -100,24 +100,20 @@ def test_parts_are_the_sources_in_a_changing_order_and_lose_nothing() -> None:
 
 
 def two_languages(step: int) -> Batch:
-    return trials.together([trials.Language(0, d).batch(step, 4) for d in (0, 1)], 2)
+    return tiny.together([tiny.language(d).batch(step, 4) for d in (0, 1)], 2)
 
 
 @pytest.mark.parametrize(("knob", "value"), [("parts", 2), ("inner_lr", 0.5), ("seed", 3)])
 def test_knobs_that_need_batches_move_the_outcome(knob: str, value: Any) -> None:
     results = []
     for knobs in ({}, {knob: value}):
-        model = trials.tiny(0, layers=1)
-        trials.train(model, {"use": "nexus", **knobs}, two_languages, 3)
+        model = tiny.model(0, layers=1)
+        tiny.train(model, {"use": "nexus", **knobs}, two_languages, 3)
         results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert not torch.equal(*results)
 
 
 def test_the_learner_runs_it() -> None:
-    from tilth.train.learner import Learner, World
-
-    model = trials.tiny(0, layers=1)
-    parts: Any = (resolve("objective", "next_token"), resolve("optim", "nexus"), resolve("schedule", "constant"))
-    learner = Learner(model, *parts, clip=1.0, micro=2, world=World())
-    losses = [learner.step(trials.Language(0, 1).batch(step), Clock(step, 40)).loss for step in range(40)]
+    learner = tiny.learner(tiny.model(0, layers=1), micro=2, use="nexus")
+    losses = [learner.step(tiny.language().batch(step), Clock(step, 40)).loss for step in range(40)]
     assert sum(losses[-5:]) < sum(losses[:5])

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from tests import tiny
 from tests.stepping import at
 from tilth.core.clock import Clock
 from tilth.core.protocols import NamedParam
 from tilth.core.technique import resolve
-from tilth.optim import trials
 
 
 def one(value: float = 1.0, **knobs: Any) -> tuple[nn.Parameter, Any]:
@@ -80,17 +80,17 @@ def test_decay_acts_on_y_and_spares_vectors() -> None:
 
 
 def test_evaluating_between_steps_changes_nothing_and_resume_is_exact() -> None:
-    language, results = trials.Language(0, 1), []
+    language, results = tiny.language(), []
     for watch in (False, True):
-        model = trials.tiny(0, layers=1)
-
-        def look(step: int, optimizer: Any, model: Any = model, watch: bool = watch) -> bool:
-            return watch and trials.loss_on(model, language, optimizer, 4) < 0
-
-        optimizer = trials.train(model, {"use": "schedule_free"}, language.batch, 5, look)
-        results.append(
-            (model.state_dict(), trials.loss_on(model, language, optimizer), trials.loss_on(model, language))
-        )
+        it = tiny.learner(tiny.model(0, layers=1), use="schedule_free")
+        for step in range(5):
+            it.step(language.batch(step), Clock(step, 5))
+            if watch:
+                with it.evaluated():
+                    tiny.loss_on(it.model, language.batch(-1, 4))
+        with it.evaluated():
+            kept = tiny.loss_on(it.model, language.batch(-1))
+        results.append((it.model.state_dict(), kept, tiny.loss_on(it.model, language.batch(-1))))
     assert all(torch.equal(results[0][0][n], results[1][0][n]) for n in results[0][0])
     assert results[0][1] != results[0][2]  # x is another point than y
 

@@ -7,21 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from tests import tiny
 from tilth.core.clock import Clock
-from tilth.core.technique import resolve
-from tilth.optim import trials
 from tilth.optim.sensitive_neuron_dropout import RECORDS, most_sensitive
 
-LANGUAGE = trials.Language(0, 1)
+LANGUAGE = tiny.language()
 KNOBS: dict[str, Any] = {"use": "sensitive_neuron_dropout", "every": 2, "window": 2, "fraction": 0.25, "tracked": 4}
 
 
 def learner(model: Any, **knobs: Any) -> Any:
-    from tilth.train.learner import Learner, World
-
-    spec: Any = resolve("optim", {**KNOBS, **knobs})
-    parts: Any = (resolve("objective", "next_token"), spec, resolve("schedule", "constant"))
-    return Learner(model, *parts, clip=1.0, micro=None, world=World())
+    return tiny.learner(model, **{**KNOBS, **knobs})
 
 
 def test_the_most_sensitive_are_those_that_change_and_vary_most() -> None:
@@ -34,7 +29,7 @@ def test_the_most_sensitive_are_those_that_change_and_vary_most() -> None:
 
 
 def test_records_are_the_penultimate_states_of_the_tracked_sequences() -> None:
-    model = trials.tiny(0, layers=3)
+    model = tiny.model(0, layers=3)
     it = learner(model)
     out: list[Any] = []
     model.blocks[1].register_forward_hook(lambda m, i, o: out.append(o))
@@ -47,7 +42,7 @@ def test_records_are_the_penultimate_states_of_the_tracked_sequences() -> None:
 
 
 def test_dropped_indices_are_zero_while_training_and_only_then() -> None:
-    model = trials.tiny(0, layers=3)
+    model = tiny.model(0, layers=3)
     it = learner(model)
     seen: list[Any] = []
     for step in range(4):
@@ -60,21 +55,21 @@ def test_dropped_indices_are_zero_while_training_and_only_then() -> None:
     inside[drop] = True
     assert (seen[-1][..., inside] == 0).all() and (seen[-1][..., ~inside] != 0).all()
     seen.clear()
-    trials.loss_on(model, LANGUAGE)
+    tiny.loss_on(model, LANGUAGE.batch(-1))
     assert (seen[0] != 0).all()
 
 
 def test_resume_is_exact() -> None:
-    whole = trials.tiny(0, layers=2)
+    whole = tiny.model(0, layers=2)
     it = learner(whole)
     for step in range(8):
         it.step(LANGUAGE.batch(step), Clock(step, 9))
-    model = trials.tiny(0, layers=2)
+    model = tiny.model(0, layers=2)
     it = learner(model)
     for step in range(8):
         it.step(LANGUAGE.batch(step), Clock(step, 9))
         saved = copy.deepcopy(it.state_dict())
-        model = trials.tiny(1, layers=2)
+        model = tiny.model(1, layers=2)
         it = learner(model)
         it.load_state_dict(saved)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), model.parameters(), strict=True))
@@ -83,8 +78,8 @@ def test_resume_is_exact() -> None:
 def test_before_the_window_is_full_it_is_the_base() -> None:
     results = []
     for optim in ({**KNOBS, "window": 9}, {"use": "adamw"}):
-        model = trials.tiny(0, layers=2)
-        trials.train(model, optim, LANGUAGE.batch, 4)
+        model = tiny.model(0, layers=2)
+        tiny.train(model, optim, LANGUAGE.batch, 4)
         results.append([p.detach().clone() for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
@@ -93,7 +88,7 @@ def test_before_the_window_is_full_it_is_the_base() -> None:
 def test_knobs_that_need_the_model_move_the_outcome(knob: str, value: Any) -> None:
     results = []
     for knobs in ({}, {knob: value}):
-        model = trials.tiny(0, layers=2)
-        trials.train(model, {**KNOBS, **knobs}, LANGUAGE.batch, 5)
+        model = tiny.model(0, layers=2)
+        tiny.train(model, {**KNOBS, **knobs}, LANGUAGE.batch, 5)
         results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert not torch.equal(*results)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests import tiny
 from tilth.core.batch import IGNORE
 from tilth.core.clock import Clock
 from tilth.core.protocols import NamedParam
 from tilth.core.step import Step, View
 from tilth.core.technique import resolve
-from tilth.optim import trials
 from tilth.optim.sophia import sample_labels
 
 
@@ -74,7 +74,7 @@ class Fixed(View):
 
 
 def test_labels_follow_the_predictions_and_keep_what_has_no_loss() -> None:
-    batch = trials.Language(0, 1).batch(0, rows=400)
+    batch = tiny.language().batch(0, rows=400)
     hidden = batch.targets.clone()
     hidden[:, ::4] = IGNORE
     fixed: Any = Fixed(torch.tensor([0.0, 0.5, 0.2, 0.3]))
@@ -86,8 +86,8 @@ def test_labels_follow_the_predictions_and_keep_what_has_no_loss() -> None:
 
 
 def test_labels_do_not_depend_on_ranks_but_on_step_and_seed() -> None:
-    model = trials.tiny(0, layers=1)
-    step = Step(model, trials.Language(0, 1).batch(0), Clock(0, 9), view=trials.PlainView(model))
+    model = tiny.model(0, layers=1)
+    step = Step(model, tiny.language().batch(0), Clock(0, 9), view=tiny.view(model))
     whole = sample_labels(step, 0)
     shares = [sample_labels(step.on(part), 0) for part in step.batch.split(5)]
     assert torch.equal(whole, torch.cat(shares))
@@ -99,23 +99,19 @@ def test_labels_do_not_depend_on_ranks_but_on_step_and_seed() -> None:
 def test_knobs_that_need_the_oracle_move_the_outcome(knob: str, value: Any) -> None:
     results = []
     for knobs in ({"rho": 50.0}, {"rho": 50.0, knob: value}):
-        model = trials.tiny(0, layers=1)
-        trials.train(model, {"use": "sophia", **knobs}, trials.Language(0, 1).batch, 4)
+        model = tiny.model(0, layers=1)
+        tiny.train(model, {"use": "sophia", **knobs}, tiny.language().batch, 4)
         results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert not torch.equal(*results)
 
 
 def test_the_learner_gives_the_same_with_micro_batches() -> None:
-    from tilth.train.learner import Learner, World
-
     results = []
     for micro in (None, 3):
-        model = trials.tiny(0, layers=1)
-        spec: Any = resolve("optim", {"use": "sophia", "every": 2, "rho": 50.0})
-        parts: Any = (resolve("objective", "next_token"), spec, resolve("schedule", "constant"))
-        learner = Learner(model, *parts, clip=1.0, micro=micro, world=World())
+        model = tiny.model(0, layers=1)
+        learner = tiny.learner(model, micro, use="sophia", every=2, rho=50.0)
         for step in range(4):
-            learner.step(trials.Language(0, 1).batch(step), Clock(step, 9))
+            learner.step(tiny.language().batch(step), Clock(step, 9))
         results.append({n: p.detach().clone() for n, p in model.named_parameters()})
         assert all((learner.optimizer.state[p]["hessian"] > 0).any() for p in model.blocks.parameters())
     for n, p in results[0].items():

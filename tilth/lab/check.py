@@ -1,7 +1,7 @@
 """`tilth check`: the contracts of a technique, then its claim in a small setting against a baseline tuned as hard.
 
 The card's `trial` says what is compared: arms of dotted overrides on a recipe (recipes/lab/check.yaml, or your own), or
-a module function `trial(seed)` for claims that are no recipe's loss. The full check writes evidence; the short one
+a module function `trial(bench)` for claims that are no recipe's loss. The full check writes evidence; the short one
 trains a few steps on generated text to see that everything runs, and writes nothing.
 """
 
@@ -151,7 +151,7 @@ def _try(identity: str, seeds: int, recipe: str | Path | None, root: str | Path,
             return {}
         return _write(identity, _record(identity, trial, [], [], None, "needs a GPU", "no GPU was at hand"), say)
     common = common_recipe() if "measure" not in trial else None
-    asked = recipe or (at_hand(common, say) if common else "")
+    asked = recipe or (at_hand(common, say) if common else None)
     few = exempt.get("seeds")
     chosen = list(range(1 if few else seeds))
     begin = time.process_time()
@@ -162,6 +162,7 @@ def _try(identity: str, seeds: int, recipe: str | Path | None, root: str | Path,
         setting = evidence.Setting(text=f"the technique's own trial: {trial['measure']}")
         spent = time.process_time() - begin
     else:
+        assert asked is not None
         arms, setting, tuning, edges, spent = _run(identity, trial, chosen, asked, root, say)
     effect, verdict = _judge(trial, arms, bool(few))
     said = {"verdict": verdict, "effect": effect.model_dump(mode="json") if effect else None, "edges": edges}
@@ -185,13 +186,16 @@ def _lacks_gpu(found: dict[str, Any]) -> bool:
     return "cuda" in (found.get("needs") or []) and not torch.cuda.is_available()
 
 
-def _call(identity: str, seeds: Sequence[int], **options: Any) -> list[evidence.ArmRecord]:
+def _call(identity: str, seeds: Sequence[int], short: bool = False) -> list[evidence.ArmRecord]:
     """Values of the module's own `trial`."""
+    from .bench import Bench
+
     module = importlib.import_module(config_class(*split(identity)).__module__)
     if not hasattr(module, "trial"):
-        raise RecipeError("the card's trial has a measure, but the module no function trial(seed).", where=identity)
-    options = {k: v for k, v in options.items() if k in inspect.signature(module.trial).parameters}
-    rows = [module.trial(seed, **options) for seed in seeds]
+        raise RecipeError("the card's trial has a measure, but the module no function trial(bench).", where=identity)
+    takes = inspect.signature(module.trial).parameters  # `bench`, or `seed` where nothing is trained
+    given = [{"seed": seed, "bench": Bench(seed, short)} for seed in seeds]
+    rows = [module.trial(**{k: v for k, v in each.items() if k in takes}) for each in given]
     return [evidence.ArmRecord(name=n, values=[_finite(row[n]) for row in rows]) for n in ("technique", "baseline")]
 
 

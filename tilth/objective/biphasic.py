@@ -18,8 +18,10 @@ from pydantic import Field
 
 from tilth.core.protocols import Loss
 from tilth.core.step import ObjectiveConfig, Step
+from tilth.core.trial import Bench
 
 from . import corruption, likelihood
+from .measures import hidden_tokens
 
 CARD = {
     "title": "CLM, then MLM (biphasic encoder pretraining)",
@@ -72,13 +74,13 @@ class Config(ObjectiveConfig):
         return Loss(*likelihood.next_token(model, batch), {})
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Loss of hidden tokens after equal steps, causal ones first or none."""
-    from . import trials
-
-    text = trials.Chain(seed)
-    arms = {"technique": Config(seed=seed), "baseline": Config(switch=0.0, seed=seed)}
+    text = bench.text("language")
+    arms = {"technique": Config(seed=bench.seed), "baseline": Config(switch=0.0, seed=bench.seed)}
     return {
-        arm: trials.mean_loss(trials.hidden_tokens, trials.train(it, text.batches("train"), seed), text.batches("test"))
+        arm: bench.loss(
+            bench.train(bench.model(text), text.batch, 240, objective=it), text.held_out(), hidden_tokens(text.vocab)
+        )
         for arm, it in arms.items()
     }

@@ -15,16 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from tilth.core.batch import Batch
+from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
 from tilth.core.errors import RecipeError, nearest
 from tilth.core.protocols import Loss
 from tilth.core.step import ObjectiveConfig, Step
+from tilth.core.trial import Bench
 
 from . import corruption, likelihood
 
@@ -123,15 +125,18 @@ class Config(ObjectiveConfig):
         return replace(batch, tokens=torch.from_numpy(tokens).to(device), targets=torch.from_numpy(targets).to(device))
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """How much probability bad tokens get in clean text: asked for good text, or trained without labels."""
-    from . import trials
-
-    text = trials.Mixed(seed)
-    mine = Config(labels={"good": ("clean",), "bad": ("soiled",)}, seed=seed)
+    text, bad = bench.text("soiled"), 4  # the last tokens of its vocabulary
+    mine = Config(labels={"good": ("clean",), "bad": ("soiled",)}, seed=bench.seed)
     ask = Config(labels={"good": ("clean",), "bad": ("soiled",)}, drop=0.0)
-    labelled = trials.train(mine, text.batches("train"), seed)
-    plain = trials.train(trials.next_token, text.batches("train"), seed)
-    clean = text.batches("test")
-    asked = [ask.labelled(batch, Clock(0, 1), labelled.vocab_size) for batch in clean]
-    return {"technique": text.bad_share(labelled, asked), "baseline": text.bad_share(plain, clean)}
+
+    @torch.no_grad()
+    def bad_share(net: Any, batches: Sequence[Batch]) -> float:
+        odds = [net(b.tokens, b.positions)[b.targets != IGNORE].softmax(-1) for b in batches]
+        return float(torch.stack([o[:, text.vocab - bad : text.vocab].sum(-1).mean() for o in odds]).mean())
+
+    labelled = bench.train(bench.model(text), text.batch, 240, objective=mine)
+    plain = bench.train(bench.model(text), text.batch, 240)
+    asked = [ask.labelled(batch, Clock(0, 1), labelled.vocab_size) for batch in text.held_out()]
+    return {"technique": bad_share(labelled, asked), "baseline": bad_share(plain, text.held_out())}

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tilth.core.batch import IGNORE, Batch
 from tilth.core.protocols import Loss
 from tilth.core.step import ObjectiveConfig, Part, Step, StepResult
+from tilth.core.trial import Bench
 
 from . import likelihood
 
@@ -147,13 +148,11 @@ class Range(Part, nn.Module):
         self._seen = []
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Loss on informative text after equal steps on a redundant mix."""
-    from . import trials
-
-    text = trials.Redundant(seed)
-    arms: dict[str, Any] = {"technique": Config(), "baseline": trials.next_token}
+    text = bench.text("redundant")
+    arms: dict[str, Any] = {"technique": Config(), "baseline": "next_token"}
     return {
-        arm: trials.mean_loss(trials.next_token, trials.train(it, text.batches("train"), seed), text.batches("test"))
+        arm: bench.loss(bench.train(bench.model(text), text.batch, 240, objective=it), text.held_out())
         for arm, it in arms.items()
     }

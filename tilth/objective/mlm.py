@@ -16,8 +16,10 @@ from pydantic import Field, model_validator
 from tilth.core.errors import RecipeError
 from tilth.core.protocols import Loss
 from tilth.core.step import ObjectiveConfig, Step
+from tilth.core.trial import Bench
 
 from . import corruption, likelihood
+from .measures import hidden_tokens
 
 CARD = {
     "title": "Masked language modelling",
@@ -79,14 +81,12 @@ class Config(ObjectiveConfig):
         return Loss(*likelihood.next_token(model, made), {})
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Loss of hidden tokens after equal training: this objective against next-token prediction."""
-    from . import trials
-
-    text = trials.Chain(seed)
-    both = trials.train(Config(seed=seed), text.batches("train"), seed)
-    left = trials.train(trials.next_token, text.batches("train"), seed)
+    text = bench.text("language")
+    both = bench.train(bench.model(text), text.batch, 240, objective=Config(seed=bench.seed))
+    left = bench.train(bench.model(text), text.batch, 240)
     return {
-        "technique": trials.mean_loss(trials.hidden_tokens, both, text.batches("test")),
-        "baseline": trials.mean_loss(trials.hidden_tokens_from_the_left, left, text.batches("test")),
+        "technique": bench.loss(both, text.held_out(), hidden_tokens(text.vocab)),
+        "baseline": bench.loss(left, text.held_out(), hidden_tokens(text.vocab, from_the_left=True)),
     }

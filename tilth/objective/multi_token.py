@@ -13,6 +13,7 @@ rescale by N / N_k, which differs by k targets a document); the trunk's state is
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -23,6 +24,7 @@ from tilth.core.batch import IGNORE
 from tilth.core.errors import PlanError
 from tilth.core.protocols import Loss
 from tilth.core.step import ObjectiveConfig, Step
+from tilth.core.trial import Bench
 
 from . import likelihood
 
@@ -84,13 +86,11 @@ class Config(ObjectiveConfig):
         return Loss(total, count, logs)
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Loss of what has been said before, trained with a look-ahead and without."""
-    from . import trials
-
-    text = trials.Copies(seed)
-    arms: dict[str, Any] = {"technique": Config(weight=0.3), "baseline": trials.next_token}
+    text = bench.text("copies")
+    late = [replace(b, targets=b.targets.where(b.positions >= text.length // 2, IGNORE)) for b in text.held_out()]
+    arms: dict[str, Any] = {"technique": Config(weight=0.3), "baseline": "next_token"}
     return {
-        arm: trials.mean_loss(text.repeats, trials.train(it, text.batches("train"), seed), text.batches("test"))
-        for arm, it in arms.items()
+        arm: bench.loss(bench.train(bench.model(text), text.batch, 240, objective=it), late) for arm, it in arms.items()
     }

@@ -22,6 +22,7 @@ from tilth.core.clock import Clock
 from tilth.core.errors import RecipeError
 from tilth.core.protocols import Loss
 from tilth.core.step import ObjectiveConfig, Step
+from tilth.core.trial import Bench
 
 from . import corruption, likelihood
 
@@ -80,16 +81,11 @@ class Config(ObjectiveConfig):
         return replace(batch, targets=targets, prefix=seen if (prefix > 1).any() else None)
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Loss of answers after equal training, the question seen both ways or causally."""
-    from . import trials
-
-    text = trials.Questions(seed)
-    share = text.question / (text.question + text.answer)
-    known = Config(shortest=share, longest=share, seed=seed)
-    both = trials.train(known, text.batches("train"), seed)
-    causal = trials.train(trials.next_token, text.batches("train"), seed)
-    return {
-        "technique": trials.mean_loss(known, both, text.batches("test")),
-        "baseline": trials.mean_loss(text.answers, causal, text.batches("test")),
-    }
+    text, size = bench.text("questions"), 8  # tokens of a question; an answer has as many
+    known = Config(shortest=0.5, longest=0.5, seed=bench.seed)
+    both = bench.train(bench.model(text), text.batch, 240, objective=known)
+    causal = bench.train(bench.model(text), text.batch, 240)
+    answers = [replace(b, targets=b.targets.where(b.positions >= size - 1, IGNORE)) for b in text.held_out()]
+    return {"technique": bench.loss(both, text.held_out(), known), "baseline": bench.loss(causal, answers)}

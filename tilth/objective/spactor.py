@@ -31,8 +31,10 @@ from tilth.core.batch import IGNORE, Batch
 from tilth.core.clock import Clock
 from tilth.core.protocols import Loss, Model
 from tilth.core.step import ObjectiveConfig, Step
+from tilth.core.trial import Bench
 
 from . import corruption, likelihood
+from .measures import written
 
 CARD = {
     "title": "SpacTor (span corruption and replaced-token detection, two stages)",
@@ -155,18 +157,11 @@ def per_document(batch: Batch, where: Tensor) -> Tensor:
     return torch.where(where, (targets / places.clamp(min=1)).gather(1, number), 0.0)
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Loss of hidden spans after equal steps, with detection at first and without."""
-    from . import trials
-
-    text = trials.Chain(seed)
-    arms = {
-        it: Config(switch=s, sentinels=trials.EXTRA - 1, seed=seed)
-        for it, s in (("technique", 0.25), ("baseline", 0.0))
-    }
-    return {
-        arm: trials.mean_loss(
-            trials.written(it.corrupted), trials.train(it, text.batches("train"), seed), text.batches("test")
-        )
-        for arm, it in arms.items()
-    }
+    text, out = bench.text("language"), {}
+    for arm, switch in (("technique", 0.25), ("baseline", 0.0)):
+        it = Config(switch=switch, sentinels=bench.more - 1, seed=bench.seed)
+        net = bench.train(bench.model(text), text.batch, 240, objective=it)
+        out[arm] = bench.loss(net, text.held_out(), written(it.corrupted, text.vocab))
+    return out

@@ -21,8 +21,10 @@ from tilth.core.batch import Batch
 from tilth.core.clock import Clock
 from tilth.core.protocols import Loss
 from tilth.core.step import ObjectiveConfig, Step
+from tilth.core.trial import Bench
 
 from . import corruption, likelihood
+from .measures import written
 
 CARD = {
     "title": "Span corruption",
@@ -74,14 +76,12 @@ class Config(ObjectiveConfig):
         return corruption.rewritten(batch, clock, self.seed, pieces)
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Loss of hidden spans after equal training."""
-    from . import trials
-
-    text, mine = trials.Chain(seed), Config(sentinels=trials.EXTRA, seed=seed)
-    both = trials.train(mine, text.batches("train"), seed)
-    left = trials.train(trials.next_token, text.batches("train"), seed)
+    text, mine = bench.text("language"), Config(sentinels=bench.more, seed=bench.seed)
+    both = bench.train(bench.model(text), text.batch, 240, objective=mine)
+    left = bench.train(bench.model(text), text.batch, 240)
     return {
-        "technique": trials.mean_loss(trials.written(mine.corrupted), both, text.batches("test")),
-        "baseline": trials.mean_loss(trials.next_token, left, text.batches("test")),  # any token: spans fall blindly
+        "technique": bench.loss(both, text.held_out(), written(mine.corrupted, text.vocab)),
+        "baseline": bench.loss(left, text.held_out()),  # any token: spans fall blindly
     }

@@ -22,8 +22,10 @@ from tilth.core.config import Config as BaseConfig
 from tilth.core.errors import RecipeError
 from tilth.core.protocols import Loss
 from tilth.core.step import ObjectiveConfig, Step
+from tilth.core.trial import Bench
 
 from . import corruption, likelihood
+from .measures import written
 
 CARD = {
     "title": "UL2, mixture of denoisers",
@@ -123,19 +125,17 @@ class Config(ObjectiveConfig):
         return corruption.rewritten(batch, clock, self.seed, pieces)
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Filling in and going on after equal tokens, this mixture against short spans alone."""
-    from . import trials
-
-    text = trials.Chain(seed)
-    shared = {"sentinels": trials.EXTRA - len(MODES), "seed": seed}
+    text = bench.text("language")
+    shared = {"sentinels": bench.more - len(MODES), "seed": bench.seed}
     spans, end = Denoiser(mode="R", rate=0.15, mean_span=3), Denoiser(mode="S", rate=0.25)
     last = Denoiser(mode="R", rate=0.25, mean_span=1000)  # how the baseline is asked to go on: one span, the end
     mixture, alone = Config(**shared), Config(denoisers=(spans,), mode_tokens=False, **shared)
 
     def both(trained: Config, *asked: Denoiser) -> float:
-        net = trials.train(trained, text.batches("train"), seed)
+        net = bench.train(bench.model(text), text.batch, 240, objective=trained)
         forms = [trained.model_copy(update={"denoisers": (one,)}).corrupted for one in asked]
-        return sum(trials.mean_loss(trials.written(form), net, text.batches("test")) for form in forms) / len(forms)
+        return sum(bench.loss(net, text.held_out(), written(form, text.vocab)) for form in forms) / len(forms)
 
     return {"technique": both(mixture, spans, end), "baseline": both(alone, spans, last)}

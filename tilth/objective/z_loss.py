@@ -11,10 +11,12 @@ weight: it then pulls at the distribution, since a constant offset of the logits
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 
-from tilth.core.protocols import Loss, Model
+from tilth.core.protocols import Loss
 from tilth.core.step import ObjectiveConfig, Step
+from tilth.core.trial import Bench
 
 from . import likelihood
 
@@ -49,18 +51,13 @@ class Config(ObjectiveConfig):
         return Loss(total, count, {"cross_entropy": nll.sum(), "z_squared": lse.square().sum()})
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Scale of the logits after training, with the term and without."""
-    import torch
-
-    from . import trials
-
-    text = trials.Chain(seed)
-
-    @torch.no_grad()
-    def scale(net: Model) -> float:
-        found = [likelihood.cross_entropy_rows(net, likelihood.states(net, b), b.targets) for b in text.batches("test")]
-        return float(sum(lse.square().sum() for *_, lse in found) / sum(count for _, count, *_ in found))
-
-    arms = {"technique": Config(), "baseline": Config(weight=0.0)}
-    return {arm: scale(trials.train(it, text.batches("train"), seed, lr=9e-3)) for arm, it in arms.items()}
+    text, out = bench.text("language"), {}
+    for arm, weight in (("technique", 1e-4), ("baseline", 0.0)):
+        fast = {"use": "adamw", "lr": 9e-3, "weight_decay": 0.01}
+        net = bench.train(bench.model(text), text.batch, 240, objective=Config(weight=weight), optim=fast)
+        with torch.no_grad():
+            found = [likelihood.cross_entropy_rows(net, likelihood.states(net, b), b.targets) for b in text.held_out()]
+        out[arm] = float(sum(lse.square().sum() for *_, lse in found) / sum(count for _, count, *_ in found))
+    return out

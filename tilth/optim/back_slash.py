@@ -6,8 +6,7 @@ moment ratio is closest to ρ; θ ← θ − s·ν·sign(θ)(|θ| + c)^(ν−1),
 is the length of the weights' code up to constants. With c = 1 the pull on small weights is nearly constant, as under an
 L1 penalty. A few epochs with it are meant to be followed by a few without (another stage).
 
-No state. Weights shaped so are coded short by Exp-Golomb codes: `generalised_gaussian` has the code, initialisation
-from such a prior, and DeepShape.
+No state. Weights shaped so are coded short by Exp-Golomb codes, whose length `generalised_gaussian` tells.
 
 It fails with weights in bfloat16, which swallow so small a step (tilth's are float32), and if s is large against the
 learning rate, whose schedule it does not follow.
@@ -27,6 +26,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tilth.core.protocols import NamedParam
+from tilth.core.trial import Bench
 
 from .generalised_gaussian import coded_bits, fit_shape, ratio_of
 from .wrapping import Wrapper, WrapperConfig
@@ -83,17 +83,16 @@ class BackSlash(Wrapper):
         return loss
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Size of the code with and without BackSlash, at a loss at most 1 % above that of the base unrounded."""
-    from .trials import Language, loss_on, tiny, train
-
-    base = {"use": "adamw", "lr": 5e-3}
-    language = Language(seed, 1)
-    models = {}
-    for arm, optim in (("baseline", base), ("technique", {"use": "back_slash", "base": base, "shrinkage": 5e-5})):
-        models[arm] = tiny(seed)
-        train(models[arm], optim, language.batch, 160)
-    limit = 1.01 * loss_on(models["baseline"], language)
+    text = bench.text("language", vocab=48, successors=4, length=32, rows=16)
+    base, held_out = {"use": "adamw", "lr": 5e-3}, text.held_out()
+    mine = {"use": "back_slash", "base": base, "shrinkage": 5e-5}
+    models = {
+        arm: bench.train(bench.model(text, init_std=0.02), text.batch, 160, optim=optim)
+        for arm, optim in (("baseline", base), ("technique", mine))
+    }
+    limit = 1.01 * bench.loss(models["baseline"], held_out)
 
     def size(model: Any) -> float:
         weights = [p for p in model.parameters() if p.ndim > 1]
@@ -102,7 +101,7 @@ def trial(seed: int) -> dict[str, float]:
             with torch.no_grad():
                 for p, w in zip(weights, kept, strict=True):
                     p.copy_((w / step).round() * step)
-            if loss_on(model, language) <= limit:
+            if bench.loss(model, held_out) <= limit:
                 return coded_bits(kept, step) / sum(w.numel() for w in kept)
         return 32.0
 

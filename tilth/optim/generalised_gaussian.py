@@ -1,11 +1,7 @@
-"""The generalised Gaussian as a model of weights: fitting, drawing, reshaping, and the size of its code.
+"""The generalised Gaussian as a model of weights: its fit, and the size of their code.
 
-Density ∝ exp(−(|θ|/α)^ν): ν = 2 is normal, ν = 1 Laplace; trained weights are found near or below 1. Sources: "It
-Takes a Good Model to Train a Good Model: Generalized Gaussian Priors for Optimized LLMs" (arXiv:2506.00486) for
-initialisation and DeepShape, "BackSlash" (arXiv:2504.16968) for the fit and the code.
-
-Not known to us of DeepShape: which ν is aimed at, whether per tensor, and how the scale is matched. Here the shape is
-the caller's, the map works on one tensor, and its mean square is kept.
+Density ∝ exp(−(|θ|/α)^ν): ν = 2 is normal, ν = 1 Laplace; trained weights are found near or below 1. Source:
+"BackSlash" (arXiv:2504.16968).
 """
 
 from __future__ import annotations
@@ -15,7 +11,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from scipy.special import gammaincinv
 from torch import Tensor
 
 
@@ -41,51 +36,6 @@ def ratio_of(tensors: Iterable[Tensor]) -> float:
     squares = torch.stack(torch._foreach_norm(tensors, 2)).double().square().sum()
     absolute = torch.stack(torch._foreach_norm(tensors, 1)).double().sum()
     return float(count * squares / absolute.square()) if absolute > 0 else 1.0
-
-
-def scale_of(shape: float, variance: float) -> float:
-    """α of a shape with this variance."""
-    return math.sqrt(variance * math.exp(math.lgamma(1 / shape) - math.lgamma(3 / shape)))
-
-
-def draw(size: tuple[int, ...], shape: float, variance: float, source: np.random.Generator) -> np.ndarray:
-    """Independent values float64: a random sign times α X^(1/ν), X of the gamma distribution with parameter 1/ν."""
-    magnitude = source.standard_gamma(1 / shape, size) ** (1 / shape)
-    return scale_of(shape, variance) * np.where(source.random(size) < 0.5, -magnitude, magnitude)
-
-
-@torch.no_grad()
-def initialise(weight: Tensor, shape: float, source: np.random.Generator, gain: float = 2.0) -> None:
-    """First values of a matrix [outputs, inputs]: the shape given, variance gain/outputs (whatever the shape)."""
-    values = draw(tuple(weight.shape), shape, gain / weight.shape[0], source)
-    weight.copy_(torch.from_numpy(values))
-
-
-def quantile(share: np.ndarray, shape: float, variance: float) -> np.ndarray:
-    """The values below which these shares (0 to 1) of the distribution lie."""
-    centred = 2 * np.asarray(share) - 1
-    magnitude = gammaincinv(1 / shape, np.abs(centred)) ** (1 / shape)
-    return scale_of(shape, variance) * np.sign(centred) * magnitude
-
-
-def deep_shape(weight: Tensor, shape: float) -> Tensor:
-    """The weights moved, in their order, to where those of a generalised Gaussian of this shape lie, with the mean
-    square they have. Equal weights stay equal. A few epochs of training are meant to follow."""
-    values = weight.detach().double().cpu().numpy()
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    share = ((ends - counts / 2) / values.size)[place.reshape(-1)]  # the middle of the ranks of equal values
-    shaped = quantile(share, shape, 1.0)
-    mean_square = float((shaped**2).mean())
-    shaped *= math.sqrt(float((values**2).mean()) / mean_square) if mean_square else 0.0
-    return torch.from_numpy(shaped).reshape(weight.shape).to(weight)
-
-
-def exp_golomb(number: int) -> str:
-    """The Exp-Golomb code word of order 0 of a number from 0: as many zeros as n + 1 has digits after its first, then
-    n + 1 in binary."""
-    binary = f"{number + 1:b}"
-    return "0" * (len(binary) - 1) + binary
 
 
 def coded_bits(tensors: Iterable[Tensor], step: float) -> int:

@@ -26,7 +26,9 @@ from torch import Tensor
 from tilth.core.protocols import NamedParam
 from tilth.core.step import Step
 from tilth.core.streams import stream
+from tilth.core.trial import Bench
 
+from .forgetting import forgetting
 from .wrapping import Freezing, Wrapper, WrapperConfig, block_of, place_in_block
 
 CARD = {
@@ -108,9 +110,7 @@ def chosen(params: Sequence[NamedParam], seed: int, stage: int, others: str) -> 
     return frozen
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Forgetting under half and under full fine-tuning, at the same loss on the new domain."""
-    from .trials import forgetting
-
     base = {"use": "adamw", "lr": 1e-3}
-    return forgetting(seed, {"use": "half_fine_tuning", "base": base, "seed": seed}, base)
+    return forgetting(bench, {"use": "half_fine_tuning", "base": base, "seed": bench.seed}, base)

@@ -28,7 +28,9 @@ from torch import Tensor
 from tilth.core.errors import PlanError
 from tilth.core.protocols import NamedParam
 from tilth.core.streams import stream
+from tilth.core.trial import Bench
 
+from .forgetting import forgetting
 from .wrapping import Freezing, Wrapper, WrapperConfig, block_of
 
 CARD = {
@@ -107,9 +109,7 @@ class Lisa(Freezing):
         return loss
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Forgetting under LISA and under the base alone, at the same loss on the new domain."""
-    from .trials import forgetting
-
     base = {"use": "adamw", "lr": 1e-3}
-    return forgetting(seed, {"use": "lisa", "base": base, "every": 5, "seed": seed}, base)
+    return forgetting(bench, {"use": "lisa", "base": base, "every": 5, "seed": bench.seed}, base)

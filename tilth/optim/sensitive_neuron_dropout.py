@@ -31,6 +31,7 @@ from torch import Tensor
 from tilth.core.errors import PlanError
 from tilth.core.protocols import NamedParam
 from tilth.core.step import Step
+from tilth.core.trial import Bench
 
 from .wrapping import Wrapper, WrapperConfig
 
@@ -155,23 +156,19 @@ def most_sensitive(records: Tensor, fraction: float) -> Tensor:
     return sensitivity.topk(max(1, int(fraction * len(sensitivity)))).indices
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """How much the loss of held-out sequences wavers between checkpoints of the second half of training."""
-    from .trials import Language, losses, tiny, train
+    text = bench.text("language", vocab=48, successors=4, length=32, rows=16)
+    held_out, base, out = text.batch(-1, 64), {"use": "adamw", "lr": 5e-3}, {}
+    mine = {"use": "sensitive_neuron_dropout", "base": base, "every": 10}
+    for arm, optim in (("technique", mine), ("baseline", base)):
+        model, kept = bench.model(text, init_std=0.02), list[Tensor]()
 
-    language, base, out = Language(seed, 1), {"use": "adamw", "lr": 5e-3}, {}
-    for arm, optim in (
-        ("technique", {"use": "sensitive_neuron_dropout", "base": base, "every": 10}),
-        ("baseline", base),
-    ):
-        model, kept = tiny(seed), list[Tensor]()
-
-        def watch(step: int, optimizer: Any, model: Any = model, kept: list[Tensor] = kept) -> bool:
-            if step >= 80 and step % 10 == 9:
-                with torch.no_grad():
-                    kept.append(losses(model, language.batch(-1, 64)))
+        def watch(step: int, model: Any = model, kept: list[Tensor] = kept) -> bool:
+            if step % 10 == 9 and step >= 80:
+                kept.append(torch.tensor([bench.loss(model, [row]) for row in held_out.split(1)]))
             return False
 
-        train(model, optim, language.batch, 160, watch, decay=False)
-        out[arm] = float(torch.stack(kept).std(0).mean())
+        bench.train(model, text.batch, 160, optim=optim, schedule={"use": "constant", "warmup": 0}, watch=watch)
+        out[arm] = float(torch.stack(kept or [torch.zeros(1)] * 2).std(0).mean())
     return out

@@ -181,11 +181,6 @@ class Scaled:
         """x in the format's numbers."""
         return self.to.stochastic(x, draw(x)) if self.stochastic and draw is not None else self.to.nearest(x)
 
-    def saturated(self, x: Tensor) -> Tensor:
-        """How many entries lie beyond the format's largest number once scaled."""
-        parts = regions(x, self.region)
-        return (parts * self.encoding(parts)[0]).abs().gt(self.to.max * (1 + 1e-6)).sum()
-
 
 @dataclass(frozen=True)
 class NVFP4(Scaled):

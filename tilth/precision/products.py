@@ -35,8 +35,8 @@ from tilth.core.step import Part, Step
 from .formats import E5M2, Draw, Scaled, draws, linear_scale
 
 Quantise = Callable[..., Tensor]
-"""(matrix [rows, contracted], draw) -> what is multiplied. May have `two_sided`, `saturated`, `narrow` (its numbers are
-exact in bfloat16)."""
+"""(matrix [rows, contracted], draw) -> what is multiplied. May have `two_sided`, `narrow` (its numbers are exact in
+bfloat16)."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,6 @@ class Gemms:
 class Steps(Part, nn.Module):
     """Beside the model's parts: learns the clock, and holds what its quantised layers share. No state of its own."""
 
-    COUNT_EVERY = 50
-    """Saturated entries are counted in one step of this many."""
-
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.seed, self.stage, self.step = seed, 0, 0
@@ -108,7 +105,6 @@ class Steps(Part, nn.Module):
         self.layers: list[tuple[Linear, Product]] = []
         self.last: Any = None
         """The input quantised last: queries, keys and values read the same."""
-        self.counted: dict[str, tuple[float, int]] = {}
         self.on_begin: Callable[[Clock], None] | None = None
 
     def before(self, step: Step) -> Step:
@@ -124,16 +120,6 @@ class Steps(Part, nn.Module):
         """Draws of one product of a layer in this backward pass."""
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         return draws(self.seed, self.stage, self.step, rank, layer, product, self.passes.get(layer, 0))
-
-    def count(self, name: str, quantise: Any, x: Tensor) -> None:
-        """Count what saturates, in some steps."""
-        if self.step % self.COUNT_EVERY == 0 and hasattr(quantise, "saturated"):
-            over, of = self.counted.get(name, (0.0, 0))
-            self.counted[name] = (over + float(quantise.saturated(x)), of + x.numel())
-
-    def saturation(self) -> dict[str, float]:
-        """Share of entries that saturated, by product and factor, in the steps counted so far."""
-        return {name: over / max(of, 1) for name, (over, of) in self.counted.items()}
 
 
 class Product:
@@ -155,7 +141,6 @@ class Product:
         last, given = self.steps.last, source()
         key = (q, 0 if given.is_inference() else given._version)
         if last is None or last[0]() is not given or last[1] != key:
-            self.steps.count("output.left", q, x)
             self.steps.last = last = (source, key, q(x))
         return last[2]
 
@@ -179,7 +164,6 @@ class _Linear(torch.autograd.Function):
                 if same(g.output.left, g.weight_gradient.right) and g.store is None:
                     keep_x, ctx.x_ready = a, True
             if g.output.right is not None:
-                product.steps.count("output.right", g.output.right, weight)
                 b = g.output.right(weight)
                 if same(g.output.right, g.input_gradient.right):
                     keep_w, ctx.w_ready = b, True
@@ -202,7 +186,6 @@ class _Linear(torch.autograd.Function):
             dx = None if ctx.w_ready else g.input_gradient.native(dy, weight.t())
             if dx is None:
                 q, r = g.input_gradient.left, g.input_gradient.right
-                steps.count("input_gradient.left", q, dy)
                 left = dy if q is None else q(dy, steps.draw(product.index, 1))
                 right = weight.t() if r is None or ctx.w_ready else r(weight.t())
                 dx = g.input_gradient.multiply(left, right, ctx.dtype).to(ctx.dtype)

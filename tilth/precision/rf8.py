@@ -23,8 +23,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tilth.arch.parts import Linear
 from tilth.core.clock import Clock
 from tilth.core.protocols import Model
+from tilth.core.technique import resolve
+from tilth.core.trial import Bench
 
 from .coarse import Coarse
 from .formats import EXPONENT
@@ -106,22 +109,16 @@ def _power(x: Tensor) -> Tensor:
     return (x.view(torch.int32) & EXPONENT).view(torch.float32)
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """A small decoder trained with RF8 products and rounded at the end, and one trained and kept in float32."""
-    from tilth.arch import trials
-    from tilth.arch.parts import Linear
-    from tilth.core.technique import resolve
-
-    batches, out = trials.chain(seed), {}
+    text, out = bench.text("skewed"), {}
     for arm, use in (("technique", "rf8"), ("baseline", "fp32")):
         spec: Any = resolve("precision", use)
-        model = trials.decoder(seed)
-        spec.attach(model)
-        trials.train(model, batches, 100, rows=12)
+        model = bench.train(bench.model(text, init_std=0.02), text.batch, 100, precision=spec)
         if arm == "technique":
             with torch.no_grad():
                 for layer in (m for m in model.blocks.modules() if isinstance(m, Linear)):
                     layer.multiply = None
                     layer.weight.copy_(spec.quantise(layer.weight))
-        out[arm] = trials.held_out(model, batches)
+        out[arm] = bench.loss(model, text.held_out())
     return out

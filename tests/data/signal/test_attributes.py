@@ -9,14 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tilth.core.errors import RecipeError
 from tilth.core.technique import resolve
 from tilth.data.document import Document, batches
 from tilth.data.engine import steps
-from tilth.data.scoring.unimax import repeats, unimax
 
 DOMAINS = {
     "sea": "ship sail harbour wave captain anchor tide storm deck rope".split(),
@@ -108,26 +105,3 @@ def test_years() -> None:
     assert reasons(min_year=2002, unknown="drop") == [
         "", "too_old", "", "", "too_old", "no_year", "no_year", "no_year",
     ]  # fmt: skip
-
-
-def test_unimax_by_hand() -> None:
-    # 100 over 3: 33.3 each; `a` has 2 * 5 = 10; the 90 left over 2: 45 each; `b` has 2 * 20 = 40; 50 are left for `c`
-    assert unimax({"c": 1000, "a": 5, "b": 20}, 100, 2) == {"c": 50, "a": 10, "b": 40}
-    assert repeats({"c": 1000, "a": 5, "b": 20, "none": 0}, 100, 2) == {"c": 0.05, "a": 2, "b": 2, "none": 0}
-    with pytest.raises(RecipeError, match="not negative"):
-        unimax({"a": -1.0}, 3, 1)
-
-
-@given(
-    st.dictionaries(st.text(max_size=3), st.integers(0, 1000), min_size=1, max_size=6),
-    st.integers(0, 3000),
-    st.integers(0, 4),
-)
-def test_unimax_is_even_below_the_cap(sizes: dict[str, int], budget: int, epochs: int) -> None:
-    drawn = unimax(sizes, budget, epochs)
-    assert list(drawn) == list(sizes)
-    assert sum(drawn.values()) == pytest.approx(min(budget, epochs * sum(sizes.values())))
-    free = [v for n, v in drawn.items() if v < epochs * sizes[n] - 1e-6]
-    for n, v in drawn.items():
-        assert -1e-9 <= v <= epochs * sizes[n] + 1e-9
-        assert all(v <= f + 1e-6 for f in free)  # who is not capped has at least as much as anyone

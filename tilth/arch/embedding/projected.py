@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from tilth.arch.backbone import cut_normal
 from tilth.arch.parts import Embedding, Linear
 from tilth.core.config import Config as Base
-from tilth.core.protocols import NamedParam, Role
-from tilth.core.technique import resolve
+from tilth.core.protocols import Role
+from tilth.core.trial import Bench
 
 CARD = {
     "title": "OSP: embedding projections, with single-scale norms and Muon",
@@ -92,27 +92,20 @@ def excess_kurtosis(x: Tensor) -> Tensor:
     return (x.pow(4).mean(-1) / x.square().mean(-1).square() - 3).clamp(min=0)
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Kurtosis after training with Muon, single gains and projections, and with AdamW, vector gains and none."""
-    from tilth.arch import trials
-
-    batches, out = trials.chain(seed), {}
-    arms: dict[str, dict[str, Any]] = {"technique": {"norm": "single", "embedding": "projected"}, "baseline": {}}
-    for arm, knobs in arms.items():
-        model = trials.decoder(seed, **knobs)
-        matrices = [model.get_parameter(n) for n, role in model.roles().items() if role == "matrix"]
-        rest = [model.get_parameter(n) for n, role in model.roles().items() if role != "matrix"]
-        if arm == "technique":
-            owned = [NamedParam(str(i), p, "matrix") for i, p in enumerate(matrices)]
-            muon: Any = resolve("optim", {"use": "muon", "lr": 1e-2, "scale": "rms"}).build(owned)
-            trials.train(model, batches, 150, optimizers=[muon, trials.adam(rest, 1e-2)], rows=8)
-        else:
-            trials.train(model, batches, 150, optimizers=[trials.adam(model.parameters(), 1e-2)], rows=8)
+    text, out = bench.text("skewed", rows=8), {}
+    muon = {"use": "muon", "lr": 1e-2, "scale": "rms", "adamw_lr": 1e-2, "adamw_weight_decay": 0.01}
+    arms: dict[str, Any] = {
+        "technique": ({"norm": "single", "embedding": "projected"}, muon),
+        "baseline": ({}, {"use": "adamw", "lr": 1e-2, "weight_decay": 0.01}),
+    }
+    for arm, (knobs, optim) in arms.items():
+        model = bench.train(bench.model(text, init_std=0.02, **knobs), text.batch, 150, optim=optim)
         seen: list[Tensor] = []
         for block in model.blocks:
             for part in (block.attention, block.ffn):
                 part.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(excess_kurtosis(given[0])))
-        with torch.no_grad():
-            model(batches("test", 0, trials.SEQUENCE, 32)[0])
+        bench.loss(model, [text.batch(-1, 32)])
         out[arm] = float(torch.stack(seen).mean())
     return out

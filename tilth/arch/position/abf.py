@@ -16,6 +16,9 @@ from pydantic import Field
 from torch import Tensor
 
 from tilth.arch.rotary import Scaling, frequencies
+from tilth.core.trial import Bench
+
+from .stretching import stretched
 
 CARD = {
     "title": "RoPE with adjusted base frequency (ABF)",
@@ -44,8 +47,6 @@ class Config(Scaling):
         return frequencies(self.theta, 2 * len(inverse)), 1.0
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Loss at four times the length, with and without."""
-    from tilth.arch import trials
-
-    return trials.stretched(seed, {"use": "abf", "theta": 2000.0})
+    return stretched(bench, {"use": "abf", "theta": 2000.0})

@@ -14,6 +14,9 @@ from pydantic import Field
 from torch import Tensor
 
 from tilth.arch.rotary import Scaling
+from tilth.core.trial import Bench
+
+from .stretching import stretched
 
 CARD = {
     "title": "Position interpolation",
@@ -40,8 +43,6 @@ class Config(Scaling):
         return inverse / self.factor, 1.0
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Loss at four times the length, with and without."""
-    from tilth.arch import trials
-
-    return trials.stretched(seed, {"use": "linear", "factor": 4.0})
+    return stretched(bench, {"use": "linear", "factor": 4.0})

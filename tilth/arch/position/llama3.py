@@ -17,6 +17,9 @@ from torch import Tensor
 
 from tilth.arch.rotary import Scaling
 from tilth.core.errors import RecipeError
+from tilth.core.trial import Bench
+
+from .stretching import SEQUENCE, stretched
 
 CARD = {
     "title": "Llama 3.1's rotary scaling",
@@ -62,8 +65,6 @@ class Config(Scaling):
         return keep * inverse + (1 - keep) * inverse / self.factor, 1.0
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Loss at four times the length, with and without."""
-    from tilth.arch import trials
-
-    return trials.stretched(seed, {"use": "llama3", "factor": 4.0, "original_sequence": trials.SEQUENCE})
+    return stretched(bench, {"use": "llama3", "factor": 4.0, "original_sequence": SEQUENCE})

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from tilth.arch.rotary import Scaling, frequencies
 from tilth.core.errors import RecipeError
+from tilth.core.trial import Bench
+
+from .stretching import stretched
 
 CARD = {
     "title": "NTK-aware rotary scaling",
@@ -48,8 +51,6 @@ class Config(Scaling):
         return frequencies(self.base(theta, 2 * len(inverse)), 2 * len(inverse)), 1.0
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Loss at four times the length, with and without."""
-    from tilth.arch import trials
-
-    return trials.stretched(seed, {"use": "ntk", "factor": 4.0}, more=0)
+    return stretched(bench, {"use": "ntk", "factor": 4.0}, more=0)

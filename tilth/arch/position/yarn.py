@@ -18,6 +18,9 @@ from pydantic import Field
 from torch import Tensor
 
 from tilth.arch.rotary import Scaling
+from tilth.core.trial import Bench
+
+from .stretching import SEQUENCE, stretched
 
 CARD = {
     "title": "YaRN",
@@ -71,8 +74,6 @@ class Config(Scaling):
         return inverse * (1 - ramp) + inverse / self.factor * ramp, self.magnitude_
 
 
-def trial(seed: int) -> dict[str, float]:
+def trial(bench: Bench) -> dict[str, float]:
     """Loss at four times the length, with and without."""
-    from tilth.arch import trials
-
-    return trials.stretched(seed, {"use": "yarn", "factor": 4.0, "original_sequence": trials.SEQUENCE})
+    return stretched(bench, {"use": "yarn", "factor": 4.0, "original_sequence": SEQUENCE})

@@ -2,8 +2,7 @@
 
 Data, Data Everywhere (Parmar et al. 2024, arXiv:2407.06380) labels documents by toxicity, quality, type of speech and
 domain, and samples buckets of them. Here each attribute is stored as {label, prob, model} under `attributes`, and a
-share of the documents of a label can be kept, drawn by a hash of the id. `tilth.data.scoring.unimax` says which shares
-make buckets as even as a cap on repetition allows; more than 1 is the mixture's business.
+share of the documents of a label can be kept, drawn by a hash of the id.
 
 Fails when: labels are wrong; `min_prob` leaves unsure ones alone.
 """
