@@ -392,14 +392,32 @@ def _renamed(data: dict[str, Any]) -> dict[str, Any]:
     if isinstance(corpus, dict) and "curate" in corpus:
         corpus = {**{k: v for k, v in corpus.items() if k != "curate"}, "steps": corpus["curate"]}
     here = out.get("data")
-    both = isinstance(corpus, dict) and isinstance(here, dict)
-    return {**out, "data": layers.merge(here, corpus) if both else here if corpus is None and here else corpus}
+    if isinstance(corpus, dict) and isinstance(here, dict) and set(here) - {"run"}:
+        raise RecipeError(
+            "`corpus` is what `data` was called, and both are here.",
+            where="corpus",
+            fix="Write all of it under `data`.",
+        )
+    return {
+        **out,
+        "data": layers.merge(here, corpus)
+        if isinstance(corpus, dict) and isinstance(here, dict)
+        else here
+        if corpus is None and here
+        else corpus,
+    }
 
 
 def _everywhere(data: dict[str, Any], dotted: str) -> Iterator[str]:
     """An override's place, and those in the stages that have that field of their own."""
-    if dotted.partition(".")[0] == "corpus":
-        dotted = "data" + dotted.removeprefix("corpus").replace(".curate", ".steps", 1)
+    parts = dotted.split(".")
+    if parts[0] == "corpus":
+        run = isinstance(data.get("data"), dict) and "run" in data["data"]
+        if parts == ["corpus"] and run:  # all but the run, which stands in its place
+            yield from (f"data.{name}" for name in data["data"] if name != "run")
+            return
+        parts[:2] = ["data", *("steps" if p == "curate" else p for p in parts[1:2])]
+        dotted = ".".join(parts)
     field = dotted.partition(".")[0]
     if dotted.startswith("stages."):
         data.setdefault("stages", [{"name": "train"}])

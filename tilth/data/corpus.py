@@ -61,7 +61,7 @@ from .read import (
 from .text import python as python_text
 
 SPLITS = ("train", "held_out")
-FOR_ENGINE = "It is for `tilth data run`, whose result the source `curated` reads."
+FOR_ENGINE = "It is for the engine, which does the text of a run before this."
 
 
 class _Ledger(TypedDict):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tilth import job, tracing
 from tilth.core import recipe as recipes
+from tilth.core.errors import RecipeError
 from tilth.core.harvest import Harvest
 from tilth.core.recipe import Data
 from tilth.data.engine.recipe import DataRecipe
@@ -68,3 +71,17 @@ def test_signals_and_promotion_work_within_a_training_recipe(tiny_recipe: Path, 
         for m in batch.column("metadata").to_pylist()
     }
     assert tiers == {"L1", "L2"}
+
+
+def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
+    rest = "model: {use: decoder, layers: 1, width: 16, heads: 1}\ntokenizer: bpe\nbudget: {steps: 1}\n"
+    path = tmp_path / "r.yaml"
+    path.write_text("name: a\ncorpus: {sources: {c: stdlib}}\ndata: {steps: [rules]}\n" + rest)
+    with pytest.raises(RecipeError, match="both are here"):
+        recipes.load(path)
+    path.write_text("name: a\ncorpus: {sources: {curated: {use: files, path: a.txt}}}\n" + rest)
+    found = recipes.load(path, ["corpus.sources.curated.path=/b.txt"]).recipe.data.sources["curated"]
+    assert str(found.path) == "/b.txt"
+    path.write_text("name: a\ndata: {sources: {c: stdlib}, steps: [minhash, near]}\n" + rest)
+    with pytest.raises(RecipeError, match="take `minhash` for `near`"):
+        job.make_plan(path, root=tmp_path, out=QUIET)

@@ -44,7 +44,12 @@ class DataPlan:
 
         for at, label, config in recipe.labelled():
             built = config.build()
-            steps.check([(label[3:], built)], ("document", "across"), "It is for the main job; name another here.")
+            steps.check(
+                [(label[3:], built)],
+                ("document", "across"),
+                "It works one document after the other, which the engine does not: take `minhash` for `near`, "
+                "`exact_documents` for `exact`.",
+            )
             if at != tier:
                 close(tier, None)
                 held, before, tier = [], None, at
