@@ -85,6 +85,7 @@ def checkout(folder: Path) -> dict[str, str]:
     """A copy of what pages read; the environment in which its `tilth` is the one that is imported."""
     for name in ("docs", "evidence", "recipes", "tilth"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tests" / "optim", folder / "tests" / "optim")  # what `tilth new` copies from
     shutil.copy(ROOT / "pyproject.toml", folder)
     tools = folder / ".tools"
     tools.mkdir()

@@ -287,7 +287,7 @@ def test_where_a_corpus_is_missing_its_stand_in_is_taken_and_named(tiny_recipe: 
     assert at_hand(there, said.append) == there and len(said) == 1
     stand_in = resolve(check.common_recipe().with_name("check_stdlib.yaml"), [])
     common = read_yaml(check.common_recipe())
-    assert set(stand_in.corpus.sources) == {"code", "prose"}
+    assert set(stand_in.data.sources) == {"code", "prose"}
     assert stand_in.to_dict()["model"]["width"] == common["model"]["width"]
 
 

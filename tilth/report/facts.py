@@ -161,7 +161,8 @@ def parameters(files: Files) -> list[tuple[str, float]]:
 
 
 def _data(recipe: View, part: str) -> list[tuple[Any, Any]]:
-    value = mapping(recipe.get("data")).get(part)
+    given = mapping(recipe.get("data")) or mapping(recipe.get("corpus"))  # as runs of before have it
+    value = given.get(part) or given.get("curate" if part == "steps" else part)
     return list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
 
 

@@ -319,7 +319,7 @@ def test_what_a_run_was_trained_on_goes_out(made: Made, tmp_path: Path) -> None:
         back = exchange.bring_in(tmp_path / name, tmp_path / f"{name}-in", made.folder / "tokenizer")
         assert out["tokens"] == back["tokens"] == made.store.num_tokens
     asked = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
-    asked["corpus"]["curate"] = [{"use": "rules", "min_chars": 75}]
+    asked["data"]["steps"] = [{"use": "rules", "min_chars": 75}]
     (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(asked))
     with pytest.raises(DataError, match="has changed since"):
         exchange.take_out(done.path, tmp_path / "later", source="a")
