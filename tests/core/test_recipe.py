@@ -207,6 +207,7 @@ def test_schema_knows_every_field_and_technique() -> None:
     assert "x-tilth-area" not in text
     assert schema["$defs"]["optim.muon"]["properties"]["use"] == {"const": "muon"}
     assert {"optim", "extends", "stages", "budget"} <= set(schema["properties"])
+    assert {"type": "string"} in schema["properties"]["data"]["anyOf"]  # data: runs/x
 
 
 def test_shipped_recipes_fit_the_schema() -> None:

@@ -23,6 +23,8 @@ def schema() -> dict[str, Any]:
     stage = dict(defs["Stage"])
     stage["required"] = []  # a stage inherits what it does not say
     defs["Stage"] = stage
+    defs["Data"] = {**defs["Data"], "required": []}  # so may what `extends:` names
+    base["properties"]["data"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Data"}]}  # a directory, or fields
     shared = {k: v for k, v in stage["properties"].items() if k != "name"}
     base["properties"] = {"extends": {"type": "string"}, **base["properties"], **shared}
     base["required"] = []  # `extends:` may provide anything
