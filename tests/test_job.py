@@ -237,6 +237,7 @@ def test_a_directory_of_another_recipe_is_refused_and_left_alone(
     assert stamps(finished.path) == before
 
 
+@pytest.mark.slow
 def test_a_second_writer_is_refused(finished: job.Finished, tiny_recipe: Path, root: Path) -> None:
     code = f"import tilth; tilth.run({str(tiny_recipe)!r}, root={str(root)!r})"
     with RunDir(finished.path).lock():

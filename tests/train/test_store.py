@@ -297,6 +297,7 @@ def crash(*arguments: object) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_instants(tmp_path: Path) -> None:
     assert crash("kill", tmp_path, 10, 0)["kills"] == 10
 
@@ -520,6 +521,7 @@ def test_an_old_one_that_cannot_be_removed_is_noted(tmp_path: Path, monkeypatch:
 # ---- several ranks -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_ranks_write_and_one_reads(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -25,6 +25,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return request.param
 
 
+@pytest.mark.slow
 def test_false_positives_are_the_formulas() -> None:
     """Spec 6.2: at design load, of 10^6 new keys within 3 sigma of p; no false negatives."""
     n, fresh = 200_000, 1_000_000

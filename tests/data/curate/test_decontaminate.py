@@ -420,6 +420,7 @@ def test_hashes_of_n_grams_are_those_of_words_in_order() -> None:
     assert ngrams.keys(["a", "b", "c"], 2).tolist() == hashing.mix(expected).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no shared corpora")
 def test_gsm8k_test_items_planted_in_training_text_are_all_found(tmp_path: Path) -> None:
     import zstandard

@@ -99,6 +99,7 @@ def test_words_are_spacys(form: str) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_every_code_point_is_normalised_alike() -> None:
     texts = [f"a {chr(c)}b 1{chr(c)}2" for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     assert native.parted(column(*texts), False) == [native.normalise(t) for t in texts]
@@ -236,6 +237,7 @@ def test_chains_are_split_by_verification(tmp_path: Path, form: str) -> None:
     assert bounded.keep.sum() > 1
 
 
+@pytest.mark.slow
 def test_hit_rate_is_the_curves() -> None:
     """Pairs synthesised at a Jaccard similarity are linked as often as the formula says (99.9 % interval)."""
     config, n = Config(), 400

@@ -115,6 +115,7 @@ def test_parts_are_of_the_size_asked_for(tmp_path):
     assert len(sizes) > 5 and max(sizes) < 8000 + 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [2, 4])
 def test_any_number_of_workers_writes_the_same_bytes(tmp_path, num_workers):
     path = written(tmp_path)

@@ -105,6 +105,7 @@ def test_a_run_makes_tokens_of_its_documents(tmp_path: Path, how: str) -> None:
     assert not list(result.dir.glob("tokenizer-*")) and not (result.dir / "tokens-parts").exists()
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "STARTING_SECONDS", 0)
     wanted = {"tokenizer": {"use": "bpe", "vocab_size": 300}, "pack": {"how": "bfd", "sequence": 64}}

@@ -142,6 +142,7 @@ def test_held_out_text_is_in_no_page(made: Path) -> None:
     assert sum(line in pages for line in lines[:300]) <= 3  # licences and the like stand in several documents
 
 
+@pytest.mark.slow
 def test_it_can_be_made_of_the_standard_library_alone(crawl: ModuleType, tmp_path: Path) -> None:
     summary = crawl.generate(tmp_path, 0.3, corpora=str(tmp_path / "none"), formats=["text"], broken=False)
     assert summary["pages"] > 50
