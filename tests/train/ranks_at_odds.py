@@ -31,12 +31,12 @@ def fault(how: str) -> None:
     if what == "nan":
         learn = Learner._accumulate
 
-        def poisoned(self: Any, batch: Any, clock: Any) -> Any:
-            if clock.step != AT:
-                return learn(self, batch, clock)
+        def poisoned(self: Any, step: Any) -> Any:
+            if step.clock.step != AT:
+                return learn(self, step)
             objective, self.objective = self.objective, lambda *a: _times(objective(*a), float("inf"))
             try:
-                return learn(self, batch, clock)
+                return learn(self, step)
             finally:
                 self.objective = objective
 
